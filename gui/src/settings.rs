@@ -1,5 +1,7 @@
 //! What the window keeps from one start to the next, and how it connects. A token is kept in memory only.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// Where `distributed_kv` listens for gRPC, and the address that is tried where none was given.
@@ -143,6 +145,13 @@ pub fn parse_address(text: &str) -> Result<String, String> {
         return Err(format!("{text}: write host:port, such as {DEFAULT_ADDRESS}"));
     }
     Ok(format!("{host}:{port}"))
+}
+
+/// Whether an address, as `host:port`, is of this machine.
+pub fn is_local(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

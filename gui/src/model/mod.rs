@@ -9,13 +9,14 @@ mod receive;
 pub use receive::preview;
 pub mod time;
 pub mod transaction;
+mod value;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use self::{editor::Editor, listing::Listing, transaction::LineError};
 use crate::{
     message::{Cluster, Command, Expiry, Outcome, Place, Table},
-    settings::{Connection, Settings},
+    settings::{Connection, Settings, is_local},
 };
 
 /// Most changes that are kept for the page of changes.
@@ -262,12 +263,9 @@ impl Model {
 
     /// Whether the token is sent to another machine without TLS, where others can read it.
     pub fn sends_token_in_plain_text(&self) -> bool {
-        let is_local = |address: &String| {
-            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-            let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-            host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
-        };
-        !self.settings.tls && !self.token.is_empty() && !self.settings.addresses.iter().all(is_local)
+        !self.settings.tls
+            && !self.token.is_empty()
+            && !self.settings.addresses.iter().all(|address| is_local(address))
     }
 
     /// Connects by the settings.

@@ -106,10 +106,9 @@ fn buttons(ui: &mut Ui, editor: &mut Editor, now_ms: u64, is_connected: bool) ->
         editor.format();
     }
     let can_discard = editor.is_dirty() || editor.is_new;
-    if can_discard && ui.add_enabled(is_idle, Button::new("Discard")).clicked() {
-        if !editor.revert() {
-            action = Some(Action::Discard);
-        }
+    let is_given_up = can_discard && ui.add_enabled(is_idle, Button::new("Discard")).clicked();
+    if is_given_up && !editor.revert() {
+        action = Some(Action::Discard);
     }
     if editor.base.is_some() {
         let is_asked = editor.confirms_deletion(now_ms);
