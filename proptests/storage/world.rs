@@ -312,7 +312,7 @@ impl World {
         if swept != *self.state() {
             self.history.push(swept);
         }
-        let counted = |it: &Self| (0..TABLES).all(|table| it.counts(table) == it.state().counts(table));
+        let counted = |it: &Self| (0..TABLES).all(|table| it.state().has_counts(table, it.counts(table)));
         if counted(self) {
             return Ok(());
         }
@@ -371,7 +371,7 @@ impl World {
             let heads = dump.tables.get(name.as_str()).cloned().unwrap_or_default();
             prop_assert_eq!(heads, self.state().heads(table));
             let checked = report.tables.iter().find(|it| it.name == name).map(|it| it.rows);
-            prop_assert_eq!(checked.unwrap_or_default(), self.state().counts(table));
+            prop_assert!(self.state().has_counts(table, checked.unwrap_or_default()), "{checked:?}");
         }
         // A crash after the chunks and before the row leaves some that nobody names.
         prop_assert!(
