@@ -1,7 +1,7 @@
 //! The etcd API as calls of the node: what its requests come to is decided in [`core::etcd`](crate::core::etcd), by the leader where they
 //! write. Reads are served from here, as those of any strong table.
 //!
-//! [`reads`]: a read is at one revision, however long it is.
+//! `reads`: a read is at one revision, however long it is.
 
 mod reads;
 mod snapshot;

@@ -2,7 +2,7 @@
 //! on connections, and its graceful stop waits for ever for one open event stream. So we drive hyper ourselves, which also gives us HTTP/2.
 //!
 //! The way of a connection: [`address_limits`](super::request::address_limits) counts it, [`socket`] sets its options and detects the protocol, [`tls`] decrypts,
-//! [`connection`] enforces the timeouts of HTTP/1, and [`driver`] has hyper parse the requests. [`service`] then handles each request: [`guard`], the
+//! [`connection`] enforces the timeouts of HTTP/1, and `driver` has hyper parse the requests. [`service`] then handles each request: [`guard`], the
 //! routes, [`compress`], [`cors`], metrics and the log.
 //!
 //! A connection beyond the limit gets 503 and is closed, instead of waiting in the backlog: its client, or the load balancer, can go
