@@ -324,8 +324,10 @@ pub fn serve(member: &Member, parts: &Parts, call: LeaseCall) -> Option<CallAnsw
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
-    use crate::replication::strong::group::tests::Alone;
+    use crate::replication::strong::group::tests::{Alone, Pair};
 
     fn lasts(ttl: i64) -> Option<Granted> {
         Some(Granted::new(ttl))
@@ -427,5 +429,34 @@ mod tests {
         lead(8).await.expect("reads");
         assert_eq!((leases.ended(), is_there(8, 1)), (Vec::new(), Some(true)));
         node.stop().await;
+    }
+
+    /// A leader whose links stood still for longer than a lease, and that led on in its term, ended leases that nobody could have kept alive.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn leases_last_anew_after_a_leader_had_no_majority() {
+        let pair = Pair::start().await;
+        let (leader, parts) = (&pair.leader, &pair.node.parts);
+        let term = leader.metrics().borrow().current_term;
+        let knows = || parts.revisions.leases.answer(term, LeaseCall::TimeToLive(1)).is_some();
+        // openraft tells of the majority with each heartbeat.
+        timeout(REQUEST_MAX, async {
+            while !knows() {
+                expire(leader, parts).await.expect("reads");
+                sleep(EXPIRE_EVERY).await;
+            }
+        })
+        .await
+        .expect("it leads a majority");
+        pair.voter.0.store(false, Ordering::SeqCst);
+        timeout(REQUEST_MAX, async {
+            while leader.leads_majority() {
+                sleep(EXPIRE_EVERY).await;
+            }
+        })
+        .await
+        .expect("nobody confirms");
+        expire(leader, parts).await.expect("there is nothing to do");
+        assert!(leader.is_leader() && !knows(), "they are to be read anew");
+        pair.stop().await;
     }
 }
