@@ -138,6 +138,10 @@ impl Watchers {
 
     /// What is to be told next; `None` if there is nothing more in the history. There may be more although nothing is told.
     pub fn take(&mut self, history: &History) -> Option<Vec<Due>> {
+        let first = history.head().revision + 1;
+        if first < self.position {
+            return Some(self.begin_anew(first));
+        }
         let after = self.behind.range((Bound::Excluded(self.last), Bound::Unbounded)).next();
         match after.or(self.behind.first()).copied() {
             Some(id) => {
@@ -236,11 +240,22 @@ impl Watchers {
         }
     }
 
+    /// The history has begun anew before what was told, as when an operator empties the table: its revisions are others now.
+    fn begin_anew(&mut self, first: i64) -> Vec<Due> {
+        let position = std::mem::replace(&mut self.position, first);
+        self.cancel(first, |watcher| watcher.next <= position)
+    }
+
     fn cancel_before(&mut self, first: i64) -> Vec<Due> {
         self.position = first;
-        let missed = self.all.iter().filter(|(_, watcher)| watcher.next < first).map(|(id, _)| *id);
-        let missed: Vec<_> = missed.collect();
-        missed
+        self.cancel(first, |watcher| watcher.next < first)
+    }
+
+    /// Cancels watchers, because there is nothing before `first`.
+    fn cancel(&mut self, first: i64, is_canceled: impl Fn(&Watcher) -> bool) -> Vec<Due> {
+        let canceled = self.all.iter().filter(|(_, watcher)| is_canceled(watcher)).map(|(id, _)| *id);
+        let canceled: Vec<_> = canceled.collect();
+        canceled
             .into_iter()
             .map(|id| {
                 self.remove(id);
@@ -338,6 +353,21 @@ mod tests {
 
     fn told(due: &[(i64, &str)]) -> Vec<(i64, String)> {
         due.iter().map(|(id, text)| (*id, (*text).to_owned())).collect()
+    }
+
+    /// They waited for the revision that had been next, and were told nothing of those before it; one that was behind was looked at without an end.
+    #[test]
+    fn where_the_history_begins_anew_watchers_are_canceled_but_those_of_revisions_to_come() {
+        let mut history = History::new(Head { revision: 1, compacted: -1 });
+        (0..5).for_each(|_| write(&mut history, &["a"]));
+        let mut watchers = Watchers::new(7);
+        for next in [3, 7, 9] {
+            let id = watchers.free_id(0).expect("is free");
+            watchers.insert(id, watcher("a", "", next));
+        }
+        history.head_deleted();
+        assert_eq!(all_due(&mut watchers, &history), told(&[(0, "compacted 1"), (1, "compacted 1")]));
+        assert_eq!(watchers.count(), 1);
     }
 
     #[test]

@@ -235,9 +235,10 @@ impl Node {
                     self.environment().run(move || read(&snapshot)).await
                 }
             });
-            let result = result.await?;
+            // What an arrival fell into is repeated, whatever it gave.
+            let result = result.await;
             if arrivals.is_none_or(|(arrivals, count)| arrivals.is_settled(count)) {
-                return result.ok_or_else(|| {
+                return result?.ok_or_else(|| {
                     Error::NotReady(
                         "this node could not read these keys as they are at one instant, because it is busy or takes no writes".into(),
                     )

@@ -141,10 +141,11 @@ impl Leases {
             deadlines.since = Some(BTreeMap::new());
         }
         let reading = store.clone();
-        let granted = store.environment().run(move || granted(&reading)).await?;
+        let granted = store.environment().run(move || granted(&reading)).await;
         let mut deadlines = self.deadlines();
-        deadlines.leases = granted.iter().map(|(id, granted)| (*id, Lease::new(granted))).collect();
-        for (id, granted) in deadlines.since.take().unwrap_or_default() {
+        let since = deadlines.since.take().unwrap_or_default();
+        deadlines.leases = granted?.iter().map(|(id, granted)| (*id, Lease::new(granted))).collect();
+        for (id, granted) in since {
             deadlines.note(id, granted.as_ref());
         }
         deadlines.term = term;

@@ -186,6 +186,7 @@ impl Revisions {
             Some(Named::Head) if value.is_none() => {
                 if let Some(mut history) = self.history() {
                     history.head_deleted();
+                    self.newest.send_replace(history.head().revision);
                 }
             }
             Some(Named::Head) => {

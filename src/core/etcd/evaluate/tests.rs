@@ -266,7 +266,6 @@ fn a_lease_takes_its_keys_with_it_in_one_revision() {
     assert_eq!(left, ["head", "key:b", "key:c", &format!("lease:{lease}"), &format!("leased:{lease}:c")]);
 }
 
-/// A page whose rows were all deleted by what is on its way was taken for the last one: what lay behind it was neither counted nor deleted.
 /// A lease with more keys than fit one entry of the log never ended.
 #[test]
 fn a_lease_with_very_many_keys_ends_in_steps_and_takes_none_meanwhile() {
@@ -322,6 +321,7 @@ fn a_table_whose_head_is_lost_or_damaged_does_not_begin_again() {
     assert!(refused(&state));
 }
 
+/// A page whose rows were all deleted by what is on its way was taken for the last one: what lay behind it was neither counted nor deleted.
 #[test]
 fn a_range_goes_on_behind_rows_that_are_deleted_but_not_applied() {
     let mut state = State::new();
