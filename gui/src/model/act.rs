@@ -76,7 +76,7 @@ impl Model {
     }
 
     /// Goes on to what replaces the editor. Where something was typed that is not written, it asks first.
-    fn go(&mut self, next: Next) {
+    pub(super) fn go(&mut self, next: Next) {
         let is_replaced = match &next {
             Next::Open(_) | Next::New => true,
             Next::Connect(dialog) => self.is_elsewhere(dialog),

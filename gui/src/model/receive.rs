@@ -226,7 +226,8 @@ impl Model {
 
     fn after_save(&mut self, place: crate::message::Place) {
         match self.next.take() {
-            Some(next) => self.proceed(next),
+            // It asks once more if something was typed meanwhile.
+            Some(next) => self.go(next),
             None => self.select_place(&place),
         }
         // A write may have made a table.

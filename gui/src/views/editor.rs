@@ -54,7 +54,7 @@ enum Action {
 
 /// The names of table and key; of a new key they can be typed.
 fn names(ui: &mut Ui, editor: &mut Editor) {
-    if !editor.is_new || editor.base.is_some() {
+    if !editor.is_new {
         let name = RichText::new(&editor.place.key).monospace().size(17.0).strong();
         ui.horizontal_wrapped(|ui| {
             ui.label(RichText::new(format!("{} /", editor.place.table)).weak().size(15.0));
@@ -77,7 +77,9 @@ fn names(ui: &mut Ui, editor: &mut Editor) {
 
 fn facts(ui: &mut Ui, editor: &Editor, now_ms: u64) {
     let Some(base) = &editor.base else {
-        ui.weak("New: it is saved only if there is no such key yet.");
+        if editor.is_new {
+            ui.weak("New: it is saved only if there is no such key yet.");
+        }
         return;
     };
     ui.horizontal_wrapped(|ui| {
@@ -105,7 +107,7 @@ fn buttons(ui: &mut Ui, editor: &mut Editor, now_ms: u64, is_connected: bool) ->
     if ui.add_enabled(is_right, Button::new("Indent")).on_hover_text("Ctrl+Shift+F").clicked() {
         editor.format();
     }
-    let can_discard = editor.is_dirty() || editor.is_new;
+    let can_discard = editor.has_to_save();
     let is_given_up = can_discard && ui.add_enabled(is_idle, Button::new("Discard")).clicked();
     if is_given_up && !editor.revert() {
         action = Some(Action::Discard);
