@@ -219,7 +219,7 @@ export function Editor({ table, keyName, entry, onRead, onGone, history, incompl
     ${isStale && html`<p class="notice" role="status">Written elsewhere since you began to edit. Saving will show you both.</p>`}
     <${TextArea} text=${text} onInput=${input} onSave=${() => save(base)} wrong=${wrong} disabled=${!mayWrite} />
     <p class=${"hint " + (wrong ? "wrong" : "")} role="status">${wrong ? `Line ${wrong.line}, column ${wrong.column}: ${wrong.why}` : saved ? "Saved" : "JSON"}</p>
-    <${Failure} problem=${problem ?? trouble} onClose=${() => setProblem(null)} />
+    <${Failure} problem=${problem ?? trouble} onClose=${problem && (() => setProblem(null))} />
     ${why && html`<p class="faint small">${why}</p>`}
     ${mayWrite && html`<div class="bar">
       <button type="button" class="primary" disabled=${Boolean(wrong)} onClick=${() => save(base)}>Save</button>
