@@ -42,8 +42,11 @@ fn tables_have_their_modes_and_numbers_of_keys_and_the_node_tells_of_itself() {
 /// The same rights as for `/_/tables` and `/_/cluster`: to read anything, and to see a table.
 #[test]
 fn a_token_sees_the_tables_that_it_may_read() {
-    let entries =
-        [("reader", "rights = [\"read\"]\ntables = [\"t\"]"), ("writer", "rights = [\"read\", \"write\"]")];
+    let entries = [
+        ("reader", "rights = [\"read\"]\ntables = [\"t\"]"),
+        ("writer", "rights = [\"read\", \"write\"]"),
+        ("blind", "rights = [\"write\"]"),
+    ];
     let node = guarded(&entries, |setup: Setup| setup.flag("--grpc", "127.0.0.1:0"));
     let address = address_in(&node.log());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -56,6 +59,10 @@ fn a_token_sees_the_tables_that_it_may_read() {
         assert_status(nobody, Code::Unauthenticated, "unauthorized", &[]);
         let nobody = client.cluster(ClusterRequest {}).await;
         assert_status(nobody, Code::Unauthenticated, "unauthorized", &[]);
+        let blind = client.tables(with("blind", TablesRequest {})).await;
+        assert_eq!(blind.expect_err("it may not read").code(), Code::PermissionDenied);
+        let blind = client.cluster(with("blind", ClusterRequest {})).await;
+        assert_eq!(blind.expect_err("it may not read").code(), Code::PermissionDenied);
         for (token, expected) in [("reader", &["t"][..]), ("writer", &["s", "t"])] {
             let tables = client.tables(with(token, TablesRequest {})).await.expect("granted").into_inner();
             let names: Vec<_> = tables.tables.iter().map(|table| table.name.as_str()).collect();

@@ -152,13 +152,12 @@ mod tests {
     #[test]
     fn a_failure_is_counted_beside_its_request_and_a_wait_has_no_latency() {
         let counters = RequestCounters::default();
-        counters.answered(Some(Duration::from_millis(3)));
-        counters.answered(None);
-        let statuses = [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK];
-        statuses.into_iter().filter_map(Fault::of).for_each(|fault| counters.failed(fault));
+        counters.count(StatusCode::NOT_FOUND, Some(Duration::from_millis(3)));
+        counters.count(StatusCode::SERVICE_UNAVAILABLE, None);
+        counters.count(StatusCode::OK, None);
         assert_eq!(Fault::of(StatusCode::NOT_MODIFIED), None);
         let totals = counters.read();
-        assert_eq!((totals.requests, totals.client_errors, totals.server_errors), (2, 1, 1));
+        assert_eq!((totals.requests, totals.client_errors, totals.server_errors), (3, 1, 1));
         assert_eq!(totals.latencies.0.iter().sum::<u64>(), 1);
     }
 }
