@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use super::{Tab, click, expect_no_complaints, fill, shows, visit};
+use super::{Tab, click, expect_no_complaints, fill, follow_all, shows, visit};
 use crate::harness::{DEADLINE, Node, http::Request, wait_until};
 
 /// JavaScript's own numbers cannot hold these.
@@ -50,9 +50,7 @@ fn numbers_are_shown_and_saved_digit_by_digit() {
         let snippet = copied(&mut tab, language);
         assert!(snippet.contains(form) && snippet.contains("12345678901234567890"), "{snippet}");
     }
-    tab.go("live");
-    // It begins now.
-    shows(&mut tab, ".topics .mono", "*");
+    follow_all(&mut tab);
     node.put("/t/key/b", format!(r#"{{"value":{NUMBERS}}}"#)).expect(200);
     shows(&mut tab, ".change .value", NUMBERS);
     expect_no_complaints(&tab);

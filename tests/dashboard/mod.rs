@@ -121,9 +121,14 @@ fn conflict(tab: &mut Tab, node: &Node) {
     tab.wait("!document.querySelector('dialog')");
 }
 
-fn follow(tab: &mut Tab, node: &Node) {
+/// Opens the page of changes, and waits until the node sends them: not for the topic of the table that was shown before, such as `users/*`.
+fn follow_all(tab: &mut Tab) {
     tab.go("live");
-    shows(tab, ".topics .mono", "*");
+    tab.wait("t.all('.topics .mono', '*').length");
+}
+
+fn follow(tab: &mut Tab, node: &Node) {
+    follow_all(tab);
     node.put("/orders/key/first", r#"{"value":{"total":3}}"#).expect(200);
     shows(tab, ".change .key", "orders/first");
     tab.eval("t.press(' ')");
