@@ -176,6 +176,15 @@ pub struct Stats {
 impl Node {
     /// The strong tables, and the eventual ones that have rows, by name, as far as they are counted.
     pub fn tables(&self) -> Vec<TableStats> {
+        let mut tables = self.tables_without_roots();
+        for table in &mut tables {
+            table.root = self.table_root(&table.name);
+        }
+        tables
+    }
+
+    /// As `tables`, without the digests of their rows, which take a while to compute.
+    pub fn tables_without_roots(&self) -> Vec<TableStats> {
         let strong = self.store.strong_tables();
         let empty = strong.iter().map(|name| (name.clone(), Counts::default()));
         let counts: BTreeMap<_, _> = empty.chain(self.store.tables()).collect();
@@ -184,7 +193,7 @@ impl Node {
             keys: counts.live,
             bytes: counts.live_bytes,
             tombstones: counts.tombstones,
-            root: self.table_root(&name),
+            root: None,
             unreadable_ranges: self.store.unreadable_ranges_of(&name),
             name,
         });

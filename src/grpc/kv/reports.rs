@@ -21,7 +21,7 @@ use crate::{
 pub async fn tables(node: &Node, caller: &Caller) -> Result<TablesResponse> {
     caller.principal.check(Right::Read, Touched::Node)?;
     node.rows_counted().await;
-    let tables = node.tables();
+    let tables = node.tables_without_roots();
     let visible = tables.iter().filter(|table| caller.principal.may_see(&table.name));
     Ok(TablesResponse { tables: visible.map(table).collect() })
 }
