@@ -48,6 +48,13 @@ pub struct Identity {
     pub applied_index: u64,
 }
 
+impl Identity {
+    /// Whether there is a group, and nobody leads it.
+    pub fn is_leaderless(&self) -> bool {
+        self.cluster != 0 && self.leader.is_none()
+    }
+}
+
 impl Node {
     /// Has a request decided, by the leader. The first one makes the table.
     ///

@@ -333,7 +333,8 @@ fn holds_of(compare: &Compare, kv: &KeyValue) -> bool {
     }
 }
 
-fn cost(kv: &KeyValue) -> usize {
+/// Bytes of memory that a key with its value takes.
+pub fn cost(kv: &KeyValue) -> usize {
     mem::size_of::<KeyValue>() + kv.key.len() + kv.value.len()
 }
 

@@ -50,8 +50,7 @@ impl Api {
     }
 
     fn is_leaderless(&self) -> bool {
-        let identity = self.node.etcd_identity();
-        identity.cluster != 0 && identity.leader.is_none()
+        self.node.etcd_identity().is_leaderless()
     }
 }
 

@@ -35,11 +35,7 @@ impl Maintenance for Api {
         self.client(&request)?;
         let identity = self.node.etcd_identity();
         let bytes = i64::try_from(self.node.etcd_disk_bytes()).unwrap_or(i64::MAX);
-        let errors = if identity.leader.is_none() && identity.cluster != 0 {
-            vec!["etcdserver: no leader".into()]
-        } else {
-            Vec::new()
-        };
+        let errors = identity.is_leaderless().then(|| "etcdserver: no leader".into());
         Ok(Response::new(pb::StatusResponse {
             header: self.newest_header().map_err(error::failed)?,
             version: API_VERSION.into(),
@@ -48,7 +44,7 @@ impl Maintenance for Api {
             raft_index: identity.log_index,
             raft_term: identity.term,
             raft_applied_index: identity.applied_index,
-            errors,
+            errors: errors.into_iter().collect(),
             db_size_in_use: bytes,
             is_learner: self.node.etcd_learners().contains(&self.node.id()),
         }))

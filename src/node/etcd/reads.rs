@@ -1,7 +1,7 @@
 //! Reads, from the rows of this node: page by page, each at one instant, and what came after the revision that is read is taken back by what the
 //! history has.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::snapshot::Snapshot;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         etcd::{
             self,
             evaluate::{self, Page, Past, Rows, SCANNED_BYTES_MAX},
-            request::{KeyValue, Keys, Operation, Outcome, Problem, Range, Ranged, Request, Txn},
+            request::{Keys, Operation, Outcome, Problem, Range, Ranged, Request, Txn},
             row::{self, Granted, Head, Named},
             select::{Found, select, wanted},
         },
@@ -134,7 +134,7 @@ impl Node {
         for keys in ranges {
             let walked = self.etcd_walk(keys, head.revision, usize::MAX, |page| {
                 for kv in page.kvs {
-                    bytes += mem::size_of::<KeyValue>() + kv.key.len() + kv.value.len();
+                    bytes += evaluate::cost(&kv);
                     if bytes > SCANNED_BYTES_MAX {
                         return Err(Problem::TooLarge);
                     }

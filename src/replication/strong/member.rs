@@ -30,7 +30,7 @@ use super::{
     snapshot,
     state_machine::{StateMachine, receiving::Purpose},
     types::{Group, Metrics, Node, Vote},
-    view::Counters,
+    view::{Counters, is_cut_off},
 };
 use crate::{
     core::{
@@ -50,8 +50,6 @@ pub(super) const ELECTION_MS: Range<u64> = 450..600;
 /// Entries after which the log is compacted, of many requests each where they are frequent. A snapshot costs two syncs, and a member that missed
 /// more than the log has is sent what differs and the entries since the last one.
 pub const LOG_ENTRIES: u64 = 2_000;
-/// A leader that no majority has answered for this long, in milliseconds, takes no more requests.
-pub(super) const QUORUM_SILENCE_MS: u64 = 1_500;
 /// How long a leader may take to make sure that it leads.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The pause before it tries again.
@@ -195,8 +193,9 @@ impl Member {
 
     /// Whether this node leads, and a majority has confirmed that just now.
     pub fn leads_majority(&self) -> bool {
-        let silent_ms = self.raft.metrics().borrow().millis_since_quorum_ack;
-        self.is_leader() && silent_ms.is_some_and(|silent_ms| silent_ms <= QUORUM_SILENCE_MS)
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        self.is_leader() && metrics.millis_since_quorum_ack.is_some() && !is_cut_off(&metrics)
     }
 
     /// Whether an entry of the current term is applied here, so that all of earlier terms are. Before that a new leader knows less than was answered.
@@ -224,9 +223,8 @@ impl Member {
         if !self.is_leader() {
             return Proposed::NotLeader;
         }
-        let silent_ms = self.raft.metrics().borrow().millis_since_quorum_ack;
         // Such a leader may wait for ever.
-        if silent_ms.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS) {
+        if is_cut_off(&self.raft.metrics().borrow()) {
             return Proposed::Decided(Err(Refusal::NoQuorum(super::no_quorum())));
         }
         self.proposer.propose(request).await

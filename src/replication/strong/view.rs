@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::{
     Strong,
-    member::QUORUM_SILENCE_MS,
     proposer::Proposed,
     row_repair::not_repaired,
     rpc::GroupId,
@@ -91,6 +90,14 @@ pub struct EtcdView {
     pub conflicts: u64,
     /// How often it read all rows again, because it had missed changes.
     pub resyncs: u64,
+}
+
+/// A leader that no majority has answered for this long, in milliseconds, takes no more requests.
+const QUORUM_SILENCE_MS: u64 = 1_500;
+
+/// Whether no majority has answered a leader for so long that it takes no requests.
+pub(super) fn is_cut_off(metrics: &Metrics) -> bool {
+    metrics.millis_since_quorum_ack.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS)
 }
 
 /// The group of the strong tables, as this node sees it.
@@ -200,8 +207,7 @@ impl GroupView {
             group: group.0,
             leader: metrics.current_leader,
             leads: differing.is_some(),
-            is_cut_off: differing.is_some()
-                && metrics.millis_since_quorum_ack.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS),
+            is_cut_off: differing.is_some() && is_cut_off(metrics),
             term: metrics.current_term,
             applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
             log_index: metrics.last_log_index.unwrap_or_default(),
@@ -244,9 +250,7 @@ mod tests {
         assert_eq!(members, [(1, true, Some(9)), (2, true, Some(7)), (3, false, None)]);
         assert_eq!((view.leader, view.leads, view.term), (Some(NodeId(1)), true, 3));
         assert_eq!((view.applied_index, view.log_index), (8, 9));
-        for (silent_ms, is_cut_off) in
-            [(None, false), (Some(QUORUM_SILENCE_MS), false), (Some(QUORUM_SILENCE_MS + 1), true)]
-        {
+        for (silent_ms, is_cut_off) in [(None, false), (Some(1_500), false), (Some(1_501), true)] {
             metrics.millis_since_quorum_ack = silent_ms;
             let view = GroupView::of(GroupId(5), Some(&BTreeSet::new()), &metrics, &counters);
             assert_eq!(view.is_cut_off, is_cut_off);
