@@ -147,8 +147,16 @@ pub fn parse_address(text: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
+/// What is said where a token goes to another machine in plain text.
+pub const PLAIN_TOKEN: &str = "Without TLS the token can be read on the way to the node.";
+
+/// Whether a token goes to another machine without TLS, where others can read it.
+pub fn is_plain_token(tls: bool, token: &str, addresses: &[String]) -> bool {
+    !tls && !token.is_empty() && !addresses.iter().all(|address| is_local(address))
+}
+
 /// Whether an address, as `host:port`, is of this machine.
-pub fn is_local(address: &str) -> bool {
+fn is_local(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
     host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())

@@ -21,8 +21,39 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Why a listing begins again after the node left changes out.
-const RESYNC: &str = "changes came faster than they could be shown";
+/// Why a table is followed no longer.
+enum End {
+    /// The node left changes out.
+    Resync,
+    /// It failed.
+    Failed(Status),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Failed(status)
+    }
+}
+
+impl End {
+    /// Whether it may go right when it is tried again, and why it ended.
+    fn told(self) -> (bool, String) {
+        let status = match self {
+            Self::Resync => return (true, "changes came faster than they could be shown".to_owned()),
+            Self::Failed(status) => status,
+        };
+        let may_retry = matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::Unknown
+                | Code::Internal
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::ResourceExhausted
+        );
+        (may_retry, convert::failure(&status))
+    }
+}
 
 /// The pause after so many failures in a row.
 fn pause(attempt: u32) -> Duration {
@@ -46,27 +77,17 @@ pub struct Opened {
 impl Opened {
     /// Lists and follows until something fails, which it tells.
     pub async fn run(self, kv: Kv, teller: Teller) {
-        let Err(status) = self.list_and_follow(kv, &teller).await else { return };
-        let is_resync = status.code() == Code::Cancelled && status.message() == RESYNC;
-        let may_retry = matches!(
-            status.code(),
-            Code::Unavailable
-                | Code::Unknown
-                | Code::Internal
-                | Code::DeadlineExceeded
-                | Code::Cancelled
-                | Code::ResourceExhausted
-        );
+        let Err(end) = self.list_and_follow(kv, &teller).await else { return };
+        let (may_retry, why) = end.told();
         if may_retry {
             // If the connection is gone, this ends with it.
             self.nudge.notify_one();
             sleep(pause(self.attempt)).await;
         }
-        let why = if is_resync { RESYNC.to_owned() } else { convert::failure(&status) };
         teller.tell(Message::Broken { generation: self.generation, why, may_retry }).await;
     }
 
-    async fn list_and_follow(&self, mut kv: Kv, teller: &Teller) -> Result<(), Status> {
+    async fn list_and_follow(&self, mut kv: Kv, teller: &Teller) -> Result<(), End> {
         let target = (!self.prefix.is_empty()).then(|| Target::Prefix(self.prefix.clone()));
         let watch = WatchRequest { table: self.table.clone(), target, ..WatchRequest::default() };
         // It has no deadline: it lasts as long as the table is open.
@@ -75,7 +96,7 @@ impl Opened {
         Ok(())
     }
 
-    async fn list(&self, mut kv: Kv, teller: &Teller) -> Result<(), Status> {
+    async fn list(&self, mut kv: Kv, teller: &Teller) -> Result<(), End> {
         let generation = self.generation;
         let request = ListRequest {
             table: self.table.clone(),
@@ -98,7 +119,7 @@ impl Opened {
                     teller.tell(Message::Incomplete { generation, why }).await;
                     return Ok(());
                 }
-                Err(status) => return Err(status),
+                Err(status) => return Err(status.into()),
             };
             is_cut = !page.next_page_token.is_empty();
             let keys = page.entries.into_iter().map(|entry| Arc::from(entry.key)).collect();
@@ -108,7 +129,7 @@ impl Opened {
         Ok(())
     }
 
-    async fn follow(&self, mut changes: Streaming<WatchResponse>, teller: &Teller) -> Result<(), Status> {
+    async fn follow(&self, mut changes: Streaming<WatchResponse>, teller: &Teller) -> Result<(), End> {
         let generation = self.generation;
         while let Some(message) = changes.message().await? {
             let change = match message.event {
@@ -119,16 +140,14 @@ impl Opened {
                     timestamp_ms: deletion.timestamp_ms,
                     expired: deletion.expired,
                 }),
-                Some(Event::Resync(_)) => {
-                    return Err(Status::cancelled(RESYNC));
-                }
+                Some(Event::Resync(_)) => return Err(End::Resync),
                 Some(Event::Synced(_) | Event::Position(_)) | None => None,
             };
             if let Some(change) = change {
                 teller.tell(Message::Changed { generation, change }).await;
             }
         }
-        Err(Status::unavailable("the node has ended the watch"))
+        Err(Status::unavailable("the node has ended the watch").into())
     }
 }
 

@@ -21,6 +21,16 @@ pub enum Lifetime {
     Ttl(String),
 }
 
+impl Lifetime {
+    /// That of what is there, unchanged.
+    fn of(entry: Option<&Entry>) -> Self {
+        match entry.and_then(|entry| entry.expires_at_ms) {
+            Some(_) => Self::Keep,
+            None => Self::Forever,
+        }
+    }
+}
+
 /// What the editor waits for, by the number of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
@@ -147,7 +157,6 @@ impl Editor {
     /// Takes the answer to a read. What was typed meanwhile stays, beside a value that is another.
     pub fn loaded(&mut self, entry: Option<Entry>) {
         self.waiting = Waiting::Nothing;
-        let held = self.held.take();
         if self.is_dirty() || self.is_begun {
             self.failure = None;
             let version = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.version.clone());
@@ -160,9 +169,7 @@ impl Editor {
             self.take(entry);
             self.failure = is_gone.then(|| "There is no value: it was deleted, or has expired".to_owned());
         }
-        if let Some(held) = held {
-            self.changed(&held.version, held.entry.as_ref());
-        }
+        self.hear_held();
     }
 
     /// Whether a deletion was asked for, and nothing was typed since. It lapses after a while.
@@ -208,10 +215,7 @@ impl Editor {
         self.confirming = None;
         self.is_begun = false;
         self.note(&entry.as_ref().map(|entry| entry.version.clone()).unwrap_or_default());
-        self.lifetime = match entry.as_ref().and_then(|entry| entry.expires_at_ms) {
-            Some(_) => Lifetime::Keep,
-            None => Lifetime::Forever,
-        };
+        self.lifetime = Lifetime::of(entry.as_ref());
         self.text = entry.as_ref().map(|entry| shown(&entry.value)).unwrap_or_default();
         self.clean.clone_from(&self.text);
         self.is_new = entry.is_none();
@@ -220,11 +224,7 @@ impl Editor {
 
     /// Whether something was typed that is not written.
     pub fn is_dirty(&self) -> bool {
-        let lifetime = match self.base.as_ref().and_then(|base| base.expires_at_ms) {
-            Some(_) => Lifetime::Keep,
-            None => Lifetime::Forever,
-        };
-        self.text != self.clean || self.lifetime != lifetime
+        self.text != self.clean || self.lifetime != Lifetime::of(self.base.as_ref())
     }
 
     /// Why the text cannot be edited, if it cannot.
@@ -292,12 +292,17 @@ impl Editor {
         self.note(&version);
         self.base = Some(Entry { key, value, version, timestamp_ms, expires_at_ms });
         self.clean.clone_from(text);
-        self.lifetime = if expires_at_ms.is_some() { Lifetime::Keep } else { Lifetime::Forever };
+        self.lifetime = Lifetime::of(self.base.as_ref());
         (self.is_new, self.is_begun) = (false, false);
         self.conflict = None;
         self.failure = None;
         self.confirming = None;
         self.waiting = Waiting::Nothing;
+        self.hear_held();
+    }
+
+    /// Hears of the change that came while an answer was awaited.
+    fn hear_held(&mut self) {
         if let Some(held) = self.held.take() {
             self.changed(&held.version, held.entry.as_ref());
         }
@@ -311,9 +316,7 @@ impl Editor {
             self.note(&theirs.version.clone());
         }
         self.conflict = conflict.or(self.conflict.take());
-        if let Some(held) = self.held.take() {
-            self.changed(&held.version, held.entry.as_ref());
-        }
+        self.hear_held();
     }
 
     /// The key is now so, as somebody else wrote it. What was not touched follows; what was typed stays, beside theirs. A change that is older

@@ -16,7 +16,7 @@ use std::{collections::VecDeque, sync::Arc};
 use self::{editor::Editor, listing::Listing, transaction::LineError};
 use crate::{
     message::{Cluster, Command, Expiry, Outcome, Place, Table},
-    settings::{Connection, Settings, is_local},
+    settings::{Connection, Settings, is_plain_token},
 };
 
 /// Most changes that are kept for the page of changes.
@@ -263,9 +263,7 @@ impl Model {
 
     /// Whether the token is sent to another machine without TLS, where others can read it.
     pub fn sends_token_in_plain_text(&self) -> bool {
-        !self.settings.tls
-            && !self.token.is_empty()
-            && !self.settings.addresses.iter().all(|address| is_local(address))
+        is_plain_token(self.settings.tls, &self.token, &self.settings.addresses)
     }
 
     /// Connects by the settings.

@@ -1,7 +1,7 @@
 //! Spans of time as people write and read them.
 
-/// Most of a time to live: a hundred years, as the node has it.
-const TTL_MS_MAX: u64 = 100 * 365 * DAY_MS;
+/// Most of a time to live: a hundred years of 365.25 days, as the node has it.
+const TTL_MS_MAX: u64 = 100 * 31_557_600 * SECOND_MS;
 const SECOND_MS: u64 = 1000;
 const MINUTE_MS: u64 = 60 * SECOND_MS;
 const HOUR_MS: u64 = 60 * MINUTE_MS;

@@ -3,7 +3,10 @@
 use egui::{Button, Context, Frame, Grid, Id, Modal, RichText, TextEdit, Ui};
 
 use super::{colors, keyboard::KEYS};
-use crate::model::Model;
+use crate::{
+    model::Model,
+    settings::{PLAIN_TOKEN, is_plain_token, parse_addresses},
+};
 
 const WIDTH: f32 = 420.0;
 const MARGIN: i8 = 18;
@@ -57,8 +60,9 @@ fn fields(ui: &mut Ui, model: &mut Model) {
         let ca_file = TextEdit::singleline(&mut dialog.ca_file).desired_width(f32::INFINITY);
         ui.add(ca_file.char_limit(4096)).labelled_by(label.id);
     });
-    if !dialog.tls && !dialog.token.is_empty() {
-        ui.colored_label(colors::of(ui).warning, "Without TLS the token can be read on the way to the node.");
+    let addresses = parse_addresses(&dialog.addresses).unwrap_or_default();
+    if is_plain_token(dialog.tls, &dialog.token, &addresses) {
+        ui.colored_label(colors::of(ui).warning, PLAIN_TOKEN);
     }
     if let Some(error) = &dialog.error {
         ui.colored_label(colors::of(ui).bad, error);

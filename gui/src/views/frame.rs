@@ -5,7 +5,7 @@ use egui::{Align, Button, Color32, Frame, Layout, Margin, Panel, RichText, Sense
 use super::colors;
 use crate::{
     model::{Link, Model, Page, listing::Progress},
-    settings::Theme,
+    settings::{PLAIN_TOKEN, Theme},
 };
 
 /// The tabs, and the connection.
@@ -60,8 +60,7 @@ pub fn banner(ui: &mut Ui, model: &mut Model) {
         let warning = colors::of(ui).warning;
         let frame = Frame::new().fill(warning.gamma_multiply(0.22)).inner_margin(Margin::symmetric(12, 4));
         Panel::top("plain token").frame(frame).show(ui, |ui| {
-            let text = "Without TLS the token can be read on the way to the node.";
-            ui.label(RichText::new(text).color(warning));
+            ui.label(RichText::new(PLAIN_TOKEN).color(warning));
         });
     }
     let now_ms = model.now_ms;
