@@ -9,6 +9,8 @@ const POINTS_MAX = 450;
 
 export const connection = new Connection();
 
+const READ_ONLY = "Read-only: this page changes nothing until you make it writable, at the top.";
+
 class State extends EventTarget {
   /** The latest status of the cluster. */
   status = null;
@@ -54,7 +56,7 @@ class State extends EventTarget {
    * is not there yet, only the node knows. */
   whyNoWrites(table, key) {
     const { writes_all, writes_some, writable = [], prefixes = [] } = this.client;
-    if (this.readOnly) return "Read-only: this page changes nothing until you make it writable, at the top.";
+    if (this.readOnly) return READ_ONLY;
     if (writes_all) return null;
     const isNew = table === undefined || !this.tables.some(({ name }) => name === table);
     if (writable.includes(table) || (isNew && writes_some)) {
@@ -72,7 +74,7 @@ class State extends EventTarget {
   /** Why the page may not do what operators do; `null` if it may. */
   whyNoAdmin() {
     const { admin, signed_in } = this.client;
-    if (this.readOnly) return "Read-only: this page changes nothing until you make it writable, at the top.";
+    if (this.readOnly) return READ_ONLY;
     if (admin && signed_in) return null;
     return signed_in ? "Your token has no admin right." : "Sign in with the text of dynarust.admin-token to start a comparison.";
   }
