@@ -66,6 +66,23 @@ fn nothing_typed_is_given_up_without_a_question() {
     assert!(matches!(&commands(&mut model)[..], [Command::Get { place: it, .. }] if *it == place("b")));
 }
 
+/// What was typed while the save ran went without a question, as the save was taken for that of all.
+#[test]
+fn what_is_typed_while_a_save_runs_is_asked_about_once_more() {
+    let (mut model, _) = editing();
+    typed(&mut model, "2");
+    model.open_key(place("b"));
+    model.save();
+    let [Command::Set { request, .. }] = commands(&mut model)[..] else { panic!("it is written") };
+    typed(&mut model, "3");
+    model.receive(Message::Written { request, version: "v2".into(), timestamp_ms: 7 });
+    assert_eq!(commands(&mut model), []);
+    assert_eq!(
+        (model.next.take(), model.editor.as_ref().map(|it| it.text.as_str())),
+        (Some(Next::Open(place("b"))), Some("3"))
+    );
+}
+
 #[test]
 fn another_cluster_asks_for_what_was_typed_and_keeps_nothing_of_the_old_one() {
     let (mut model, _) = editing();
