@@ -133,15 +133,24 @@ impl Leases {
 
     /// This node leads in a term: if that is news, all leases last for their whole time again.
     async fn lead(&self, term: u64, store: &Store) -> Result<()> {
-        {
-            let mut deadlines = self.deadlines();
-            if deadlines.term == term {
-                return Ok(());
-            }
-            deadlines.since = Some(BTreeMap::new());
+        if !self.begin_to_read(term) {
+            return Ok(());
         }
         let reading = store.clone();
         let granted = store.environment().run(move || granted(&reading)).await;
+        self.take_over(term, granted)
+    }
+
+    /// Remembers from now on what is applied, as the rows are read. Returns whether they have to be, in this term.
+    fn begin_to_read(&self, term: u64) -> bool {
+        let mut deadlines = self.deadlines();
+        let is_news = deadlines.term != term;
+        deadlines.since = is_news.then(BTreeMap::new);
+        is_news
+    }
+
+    /// The rows were read: what was applied meanwhile is newer.
+    fn take_over(&self, term: u64, granted: Result<Vec<(i64, Granted)>>) -> Result<()> {
         let mut deadlines = self.deadlines();
         let since = deadlines.since.take().unwrap_or_default();
         deadlines.leases = granted?.iter().map(|(id, granted)| (*id, Lease::new(granted))).collect();
@@ -405,17 +414,18 @@ mod tests {
         }
         let leases = Leases::default();
         assert_eq!(leases.answer(7, LeaseCall::TimeToLive(1)), None, "nothing was read");
-        // It began to be read, and this was applied before that was done.
-        leases.deadlines().since = Some(BTreeMap::new());
-        leases.note(2, None);
-        leases.note(4, lasts(60));
-        let since = leases.deadlines().since.take();
-        assert_eq!(since, Some(BTreeMap::from([(2, None), (4, lasts(60))])));
         let store = node.parts.store.clone();
         let lead = |term| leases.lead(term, &store);
         let is_there = |term, id| leases.answer(term, LeaseCall::TimeToLive(id)).map(|time| time.is_some());
+        // This was applied after the rows were read, and before that was known.
+        assert!(leases.begin_to_read(6));
+        let rows = granted(&store);
+        leases.note(2, None);
+        leases.note(4, lasts(60));
+        leases.take_over(6, rows).expect("was read");
+        assert_eq!([1, 2, 3, 4].map(|id| is_there(6, id)), [Some(true), Some(false), Some(true), Some(true)]);
         lead(7).await.expect("reads");
-        assert_eq!([1, 3].map(|id| is_there(7, id)), [Some(true); 2]);
+        assert_eq!([1, 2, 3, 4].map(|id| is_there(7, id)), [Some(true), Some(true), Some(true), Some(false)]);
         assert_eq!((is_there(6, 1), is_there(8, 1)), (None, None));
         leases.note(3, None);
         lead(7).await.expect("reads");
