@@ -121,15 +121,20 @@ pub fn bottom(ui: &mut Ui, model: &Model) {
 
 fn listed(model: &Model) -> Option<String> {
     let listing = model.listing.as_ref()?;
-    let (table, keys) = (&listing.table, thousands(listing.keys().len() as u64));
+    let (table, keys) = (&listing.table, count_of_keys(listing.keys().len() as u64));
     let (table, keys) = (table.as_str(), keys.as_str());
     Some(match &listing.progress {
-        Progress::Loading => format!("{table}: {keys} keys, reading\u{2026}"),
-        Progress::Loaded { is_cut: false } => format!("{table}: {keys} keys"),
-        Progress::Loaded { is_cut: true } => format!("{table}: the first {keys} keys; a prefix shows others"),
-        Progress::Incomplete(_) => format!("{table}: {keys} keys, and some that cannot be read"),
+        Progress::Loading => format!("{table}: {keys}, reading\u{2026}"),
+        Progress::Loaded { is_cut: false } => format!("{table}: {keys}"),
+        Progress::Loaded { is_cut: true } => format!("{table}: the first {keys}; a prefix shows others"),
+        Progress::Incomplete(_) => format!("{table}: {keys}, and some that cannot be read"),
         Progress::Failed(_) => format!("{table}: not read"),
     })
+}
+
+/// How many keys there are, in words.
+pub fn count_of_keys(number: u64) -> String {
+    format!("{} {}", thousands(number), if number == 1 { "key" } else { "keys" })
 }
 
 /// A number with its thousands apart.
@@ -152,5 +157,6 @@ mod tests {
         for (number, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(super::thousands(number), expected);
         }
+        assert_eq!([1, 2].map(super::count_of_keys), ["1 key", "2 keys"]);
     }
 }

@@ -8,7 +8,7 @@ use egui::{
     StrokeKind, TextStyle, Ui, WidgetInfo, WidgetText, pos2, vec2,
 };
 
-use super::{FLASH_MS, colors, frame::thousands};
+use super::{FLASH_MS, colors, frame::count_of_keys};
 use crate::{
     message::{Mode, Place},
     model::{Model, listing::Progress, time},
@@ -287,7 +287,7 @@ fn table(ui: &Ui, rows: &Rows, at: usize, rect: Rect) -> String {
         Some(Mode::Eventual) => "eventual",
         None => "",
     };
-    let keys = keys.map(|keys| format!("{} keys", thousands(keys))).unwrap_or_default();
+    let keys = keys.map(count_of_keys).unwrap_or_default();
     let right = format!("{mode}  {keys}");
     let weak = ui.visuals().weak_text_color();
     let font = TextStyle::Small.resolve(ui.style());
