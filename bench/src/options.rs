@@ -12,6 +12,9 @@ pub struct LoadOptions {
     /// Connections that send requests [default: 64; batch: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub connections: Option<u32>,
+    /// Calls at a time on each connection to --target etcd-grpc
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub streams: u32,
     /// Keys to choose from; for batch, rows per run
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,

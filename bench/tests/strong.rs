@@ -49,8 +49,8 @@ fn figure(report: &Value, name: &str) -> f64 {
 
 #[test]
 fn all_measurements_have_their_figures() {
-    let reports = measure(&["rates", "hot-key", "failover", "idle", "catch-up"]);
-    let [rates, hot_key, failover, idle, catch_up] = &reports[..] else { panic!("{reports:?}") };
+    let reports = measure(&["rates", "hot-key", "failover", "idle", "etcd-grpc", "catch-up"]);
+    let [rates, hot_key, failover, idle, etcd_grpc, catch_up] = &reports[..] else { panic!("{reports:?}") };
     for name in ["leader_put_per_s", "follower_put_per_s", "one_node_put_to_eventual", "follower_get_p99_ms"]
     {
         assert!(figure(rates, name) > 0.0, "{name}");
@@ -58,6 +58,9 @@ fn all_measurements_have_their_figures() {
     assert!(figure(hot_key, "won_per_s") > 0.0 && figure(hot_key, "won_percent") <= 100.0);
     assert!(figure(failover, "without_writes_ms") > 1.0, "an election takes time");
     assert!(figure(idle, "awake_cpu_percent_per_node") >= 0.0);
+    for name in ["leader_put_per_s", "leader_put_asked_cpu_us", "follower_get_per_s", "follower_get_p99_ms"] {
+        assert!(figure(etcd_grpc, &format!("dynarust_{name}")) > 0.0, "{name}");
+    }
     // Its log has all it missed: nothing but these entries, and some rounds.
     assert!(figure(catch_up, "sent_bytes") > 40.0 * 350.0);
 }

@@ -1,4 +1,5 @@
-//! What is loaded, and the requests for it. A request is built as bytes ahead of time, so that sending it is a single write.
+//! What is loaded, and the requests for it. A request is built as bytes ahead of time, so that sending it is a single write. By gRPC it is the
+//! message of a call, whose method is [`GET`] or [`PUT`].
 
 use std::{
     fmt,
@@ -7,10 +8,16 @@ use std::{
     path::PathBuf,
 };
 
+use super::calls;
 use crate::error::{Error, Result};
 
 /// The key that all subscribers of the fan-out follow; the bare fan-out server knows it by this name.
 pub const FANOUT_KEY: &str = "fanout";
+
+/// The methods that read and write a key, where a target takes gRPC.
+pub const GET: &str = "/etcdserverpb.KV/Range";
+/// See [`GET`].
+pub const PUT: &str = "/etcdserverpb.KV/Put";
 
 /// What is loaded.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,6 +48,8 @@ pub enum Kind {
     Dynarust,
     /// etcd, by its JSON gateway: get, put and mixed only.
     Etcd,
+    /// etcd, or a node with --etcd, by gRPC: get, put and mixed only.
+    EtcdGrpc,
 }
 
 /// A target that may be loaded: its address is checked.
@@ -97,7 +106,7 @@ impl Target {
     pub fn expect_node(&self, workload: &str) -> Result<()> {
         match self.kind {
             Kind::Dynarust => Ok(()),
-            Kind::Etcd => {
+            Kind::Etcd | Kind::EtcdGrpc => {
                 Err(Error::Usage(format!("{workload} needs a DynaRust node; etcd takes get, put and mixed")))
             }
         }
@@ -106,7 +115,7 @@ impl Target {
     /// A key or a value as the bodies of this target have it: as it is, or in base64.
     pub fn encoded(&self, text: &str) -> String {
         match self.kind {
-            Kind::Dynarust => text.to_owned(),
+            Kind::Dynarust | Kind::EtcdGrpc => text.to_owned(),
             Kind::Etcd => {
                 let mut encoded = Vec::new();
                 base64(text.as_bytes(), &mut encoded);
@@ -125,6 +134,7 @@ impl Target {
                 body.extend_from_slice(br#""}"#);
                 self.with_body("POST /v3/kv/range", &[&body], request);
             }
+            Kind::EtcdGrpc => calls::message(&[key.as_bytes()], request),
         }
     }
 
@@ -144,6 +154,7 @@ impl Target {
                 body.extend_from_slice(br#""}"#);
                 self.with_body("POST /v3/kv/put", &[&body], request);
             }
+            Kind::EtcdGrpc => calls::message(&[key.as_bytes(), value], request),
         }
     }
 
@@ -188,6 +199,7 @@ impl fmt::Display for Target {
         let kind = match self.kind {
             Kind::Dynarust => "dynarust",
             Kind::Etcd => "etcd",
+            Kind::EtcdGrpc => "etcd's gRPC",
         };
         write!(f, "{kind} at {}", self.address)
     }

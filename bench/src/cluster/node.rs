@@ -12,7 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time;
 
 use crate::{
-    client::{connection::Connection, target::Target},
+    client::{
+        connection::Connection,
+        target::{Kind, Target},
+    },
     error::{Error, Result},
 };
 
@@ -31,6 +34,7 @@ pub struct Node {
     home: PathBuf,
     join: Option<String>,
     advertise: Option<String>,
+    etcd: Option<SocketAddr>,
     child: Option<Child>,
 }
 
@@ -38,10 +42,19 @@ impl Node {
     /// A node that will listen on a port that is free now, with its data below `home`.
     pub fn new(binary: PathBuf, home: PathBuf, table: &str) -> Result<Self> {
         fs::create_dir(&home).map_err(|e| Error::io(format_args!("making {}", home.display()), &e))?;
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-        let address = free.map_err(|e| Error::io("looking for a free port", &e))?;
-        let target = Target::node(address, table);
-        Ok(Self { binary, target, home, join: None, advertise: None, child: None })
+        let target = Target::node(free_address()?, table);
+        Ok(Self { binary, target, home, join: None, advertise: None, etcd: None, child: None })
+    }
+
+    /// Has it answer the etcd API, on another port that is free now.
+    pub fn serve_etcd(&mut self) -> Result<()> {
+        self.etcd = Some(free_address()?);
+        Ok(())
+    }
+
+    /// The etcd API as the target of a workload, if it is answered.
+    pub fn etcd_target(&self) -> Option<Target> {
+        Some(Target { kind: Kind::EtcdGrpc, address: self.etcd?, ..self.target.clone() })
     }
 
     /// Sets the address that it joins when it starts.
@@ -157,6 +170,7 @@ impl Node {
             .arg("--data")
             .arg(self.data())
             .args(self.advertise.iter().flat_map(|address| ["--advertise", address.as_str()]))
+            .args(self.etcd.iter().flat_map(|address| ["--etcd".to_owned(), address.to_string()]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.map_err(|e| Error::io("opening a node's log", &e))?);
@@ -180,6 +194,11 @@ impl Node {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    free.map_err(|e| Error::io("looking for a free port", &e))
 }
 
 impl Drop for Node {

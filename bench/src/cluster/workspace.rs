@@ -45,9 +45,19 @@ impl Workspace {
 
     /// Starts a cluster of `count` nodes.
     pub async fn cluster(&self, count: usize) -> Result<Vec<Node>> {
+        self.cluster_of(count, |_| Ok(())).await
+    }
+
+    /// Starts a cluster of `count` nodes, each once it is prepared.
+    pub async fn cluster_of(
+        &self,
+        count: usize,
+        prepare: impl Fn(&mut Node) -> Result<()>,
+    ) -> Result<Vec<Node>> {
         let mut nodes: Vec<Node> = Vec::new();
         for _ in 0..count {
             let mut node = self.node()?;
+            prepare(&mut node)?;
             if let Some(first) = nodes.first() {
                 node.join(first.address().to_string());
             }

@@ -80,6 +80,16 @@ impl Etcd {
         &self.members[member].target
     }
 
+    /// A member as the target of a workload, by gRPC.
+    pub fn grpc_target(&self, member: usize) -> Target {
+        Target { kind: Kind::EtcdGrpc, ..self.target(member).clone() }
+    }
+
+    /// The process id of a member.
+    pub fn pid(&self, member: usize) -> u32 {
+        self.members[member].child.as_ref().expect("only running members are asked for their process").id()
+    }
+
     /// Kills a member at once.
     pub fn kill(&mut self, member: usize) {
         self.members[member].kill();

@@ -122,6 +122,7 @@ fn transaction(target: &Target, seen: &str, own: &str) -> Vec<u8> {
                 r#"{{"compare":[{{"key":"{key}","target":"VALUE","result":"EQUAL","value":"{seen}"}}],"success":[{{"requestPut":{{"key":"{key}","value":"{own}"}}}}],"failure":[{{"requestRange":{{"key":"{key}"}}}}]}}"#
             ),
         ),
+        Kind::EtcdGrpc => unreachable!("both targets are loaded by HTTP/1.1"),
     };
     target.with_body(path, &[body.as_bytes()], &mut request);
     request
@@ -132,6 +133,7 @@ fn winner(target: &Target, answer: &Value) -> Result<String> {
     let value = match target.kind {
         Kind::Dynarust => answer["results"][0]["value"].as_u64().map(|value| value.to_string()),
         Kind::Etcd => answer["responses"][0]["response_range"]["kvs"][0]["value"].as_str().map(str::to_owned),
+        Kind::EtcdGrpc => unreachable!("both targets are loaded by HTTP/1.1"),
     };
     value.ok_or_else(|| Error::Failed(format!("the answer to a transaction has no value: {answer}")))
 }

@@ -6,6 +6,7 @@
 
 mod catch_up;
 mod etcd;
+mod etcd_api;
 mod failover;
 mod group;
 mod hot_key;
@@ -29,7 +30,7 @@ type Sink<'a> = dyn FnMut(Report) -> Result<()> + 'a;
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Arguments {
-    /// What to measure [default: all but catch-up, in this order]
+    /// What to measure [default: all but etcd-grpc and catch-up, in this order]
     #[arg(value_enum)]
     pub measurements: Vec<Measurement>,
     /// Directory for the data of nodes and of etcd, on the disk to measure [default: the system's directory for temporary files]
@@ -66,6 +67,8 @@ pub enum Measurement {
     Failover,
     /// Processor time of three idle nodes without strong tables, and with one
     Idle,
+    /// Puts and ranges of the etcd API by gRPC: three nodes, and three members of etcd
+    EtcdGrpc,
     /// What a follower is sent that missed more than the log keeps
     CatchUp,
 }
@@ -96,6 +99,7 @@ async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
             Measurement::HotKey => hot_key::run(etcd, &workspace, load).await,
             Measurement::Failover => failover::run(arguments.failover, etcd, &workspace, load).await,
             Measurement::Idle => idle::run(arguments.idle, &workspace, load).await,
+            Measurement::EtcdGrpc => etcd_api::run(etcd, &workspace, load).await,
             Measurement::CatchUp => catch_up::run(arguments.catch_up, &workspace, load).await,
         };
         sink(report?)?;
