@@ -28,30 +28,25 @@ use crate::{
         strong,
     },
     error::{Error, Result},
-    replication::strong::revisions::{Revisions, checked_head, head},
+    replication::strong::{
+        revisions::{Revisions, checked_head, head},
+        view::Position,
+    },
 };
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The group of the strong tables; 0 before there is one.
-    pub cluster: u64,
     /// This node.
     pub member: u64,
-    /// The term.
-    pub term: u64,
-    /// The leader, if known; `None` too if it is this node and can do nothing without the others.
-    pub leader: Option<NodeId>,
-    /// The last entry in this node's log.
-    pub log_index: u64,
-    /// The last entry that it has applied.
-    pub applied_index: u64,
+    /// Where the group of the strong tables is; that of none before there is one.
+    pub position: Position,
 }
 
 impl Identity {
     /// Whether there is a group, and nobody leads it.
     pub fn is_leaderless(&self) -> bool {
-        self.cluster != 0 && self.leader.is_none()
+        self.position.group != 0 && self.position.leader.is_none()
     }
 }
 
@@ -131,16 +126,7 @@ impl Node {
 
     /// Who answers.
     pub fn etcd_identity(&self) -> Identity {
-        let member = self.id().0;
-        let group = self.strong.group();
-        group.map_or(Identity { member, ..Identity::default() }, |group| Identity {
-            cluster: group.group,
-            member,
-            term: group.term,
-            leader: group.leader.filter(|_| !group.is_cut_off),
-            log_index: group.log_index,
-            applied_index: group.applied_index,
-        })
+        Identity { member: self.id().0, position: self.strong.position().unwrap_or_default() }
     }
 
     /// The members of the group that do not vote.

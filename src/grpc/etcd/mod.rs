@@ -59,10 +59,10 @@ impl Api {
     fn header(&self, revision: i64) -> Option<ResponseHeader> {
         let identity = self.node.etcd_identity();
         Some(ResponseHeader {
-            cluster_id: identity.cluster,
+            cluster_id: identity.position.group,
             member_id: identity.member,
             revision,
-            raft_term: identity.term,
+            raft_term: identity.position.term,
         })
     }
 

@@ -24,7 +24,7 @@ use super::{
     revisions::Revisions,
     rpc::RoleChange,
     steps::Steps,
-    view::{EtcdView, GroupView},
+    view::{EtcdView, GroupView, Position},
 };
 use crate::{
     core::{
@@ -115,6 +115,11 @@ pub trait Backend: Send + Sync {
 
     /// The Raft group; `None` while it is asleep, while this node takes no part in it, and with another backend.
     fn group(&self) -> Option<GroupView> {
+        None
+    }
+
+    /// Where that group is; `None` as for [`Self::group`], and it costs nothing.
+    fn position(&self) -> Option<Position> {
         None
     }
 
@@ -287,6 +292,10 @@ impl Backend for Strong {
 
     fn group(&self) -> Option<GroupView> {
         self.view()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.position()
     }
 
     fn revisions(&self) -> Option<Arc<Revisions>> {

@@ -100,6 +100,21 @@ pub(super) fn is_cut_off(metrics: &Metrics) -> bool {
     metrics.millis_since_quorum_ack.is_some_and(|silent_ms| silent_ms > QUORUM_SILENCE_MS)
 }
 
+/// Where the group is, as this node sees it: what each answer of the etcd API tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The group's id.
+    pub group: u64,
+    /// The term.
+    pub term: u64,
+    /// The leader, if known; `None` too if it is this node, and no majority has answered it for so long that it takes no requests.
+    pub leader: Option<NodeId>,
+    /// The index of the last entry in this node's log.
+    pub log_index: u64,
+    /// The index of the last entry that this node has applied.
+    pub applied_index: u64,
+}
+
 /// The group of the strong tables, as this node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupView {
@@ -170,6 +185,14 @@ impl Strong {
         }
     }
 
+    /// Where the group is; `None` while it is asleep, and while this node takes no part in it.
+    pub fn position(&self) -> Option<Position> {
+        let member = self.member()?;
+        let leads = member.is_leader();
+        let metrics = member.metrics();
+        Some(Position::of(member.group, leads, &metrics.borrow()))
+    }
+
     /// The group; `None` while it is asleep, and while this node takes no part in it.
     pub fn view(&self) -> Option<GroupView> {
         let member = self.member()?;
@@ -179,6 +202,18 @@ impl Strong {
         let view = GroupView::of(member.group, differing.as_ref(), &metrics, &self.0.parts.counters);
         let foreign = if leads { member.others.foreign().into_iter().collect() } else { Vec::new() };
         Some(GroupView { foreign, ..view })
+    }
+}
+
+impl Position {
+    fn of(group: GroupId, leads: bool, metrics: &Metrics) -> Self {
+        Self {
+            group: group.0,
+            term: metrics.current_term,
+            leader: metrics.current_leader.filter(|_| !(leads && is_cut_off(metrics))),
+            log_index: metrics.last_log_index.unwrap_or_default(),
+            applied_index: metrics.last_applied.map_or(0, |applied| applied.index),
+        }
     }
 }
 
@@ -254,6 +289,10 @@ mod tests {
             metrics.millis_since_quorum_ack = silent_ms;
             let view = GroupView::of(GroupId(5), Some(&BTreeSet::new()), &metrics, &counters);
             assert_eq!(view.is_cut_off, is_cut_off);
+            let leader = (!is_cut_off).then_some(NodeId(1));
+            let position = Position { group: 5, term: 3, leader, log_index: 9, applied_index: 8 };
+            assert_eq!(Position::of(GroupId(5), true, &metrics), position);
+            assert_eq!(Position::of(GroupId(5), false, &metrics).leader, Some(NodeId(1)));
             assert!(!GroupView::of(GroupId(5), None, &metrics, &counters).is_cut_off);
         }
         let differs: Vec<_> = view.members.iter().map(|it| it.differs).collect();
