@@ -33,7 +33,7 @@ fn tries() -> Interval {
 }
 
 /// Writes, at whichever of these nodes takes it. Returns the revision; a write that nobody answered may have been made.
-async fn put(clients: &mut [Client], key: &[u8], value: &str) -> i64 {
+pub async fn put(clients: &mut [Client], key: &[u8], value: &str) -> i64 {
     let mut tries = tries();
     let written = async {
         loop {

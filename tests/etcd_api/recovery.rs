@@ -8,7 +8,7 @@ use tonic::Code;
 use super::{
     Served, address_in,
     client::{Client, all_keys, pb},
-    runtime,
+    cluster, runtime,
 };
 use crate::harness::{
     DEADLINE, Outcome, Setup,
@@ -186,4 +186,31 @@ fn a_strong_table_of_somebody_else_is_refused_until_it_is_empty_and_ends_no_node
         assert_eq!(client.put(b"a", b"1").await.expect("is written"), 2);
         assert_eq!(watching.next().await.expect("is told").events.len(), 1);
     });
+}
+
+/// The revision was raised at each start while the node was in doubt, and one without others is in doubt for ever.
+#[test]
+fn the_revision_of_a_node_without_others_is_raised_once_for_each_damage() {
+    const RAISED_BY: i64 = 1_000_000_000;
+    let write = |address| {
+        runtime().block_on(async {
+            let mut clients = [Client::open(address).await];
+            cluster::put(&mut clients, b"k", "v").await
+        })
+    };
+    let served = Served::start();
+    let mut revision = write(served.address);
+    let mut node = served.node;
+    for is_damaged in [true, false, false, true, false] {
+        let (setup, outcome) = node.terminate();
+        assert!(outcome.status.success(), "{outcome:?}");
+        if is_damaged {
+            fs::write(setup.home().join("storage.db/dynarust.doubt"), "rows may be missing\n")
+                .expect("is written");
+        }
+        node = setup.start();
+        let raised = if is_damaged { RAISED_BY } else { 0 };
+        assert_eq!(write(address_in(&node.log())), revision + raised + 1);
+        revision += raised + 1;
+    }
 }

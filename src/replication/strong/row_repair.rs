@@ -129,7 +129,9 @@ async fn accept_alone(member: &Member, parts: &Parts) -> Result<()> {
     store.durable(incarnation).await?;
     parts.revisions.begin_anew(store)?;
     parts.revisions.leases.begin_anew();
-    store.clear_strong_loss(incarnation);
+    // After the raised revision is durable: a crash before has it raised once more.
+    let accepted = store.clone();
+    store.environment().run(move || accepted.accept_strong_loss(incarnation)).await?;
     warn!(
         "rows of the strong tables may be missing, and no other member has them: they are served as they are"
     );

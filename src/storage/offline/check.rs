@@ -75,7 +75,7 @@ pub fn check(data: &Path, now_ms: &WallClock, mut progress: impl FnMut(u64)) -> 
         other => other?,
     }
     report.tables.sort_by(|a, b| a.name.cmp(&b.name));
-    report.suspected_loss = suspected_loss::read(data)?;
+    report.suspected_loss = suspected_loss::read(data)?.map(|recorded| recorded.reason);
     Ok(report)
 }
 

@@ -127,9 +127,7 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
         copy.table(&TableName::parse(&name)?, &mut |error| Err(error))?;
     }
     let rows = copy.finish()?;
-    if let Some(why) = suspected_loss::read(data)? {
-        suspected_loss::write(target, &why)?;
-    }
+    suspected_loss::copy(data, target)?;
     agreement_file::copy(data, target)?;
     copy_log(&data.join(RAFT_LOG), &target.join(RAFT_LOG))?;
     copy_log(&data.join(SALVAGED_LOG), &target.join(SALVAGED_LOG))?;

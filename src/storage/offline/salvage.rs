@@ -165,10 +165,9 @@ pub(in crate::storage) fn salvage_locked(
             // The error that stopped it is the one to report.
             let _ = clean();
         })?;
-    let known = suspected_loss::read(data)?;
-    let found = (!salvaged.is_complete()).then(|| salvaged.reason());
-    if let Some(why) = found.or(known) {
-        suspected_loss::write(&target, &why)?;
+    match salvaged.is_complete() {
+        true => suspected_loss::copy(data, &target)?,
+        false => suspected_loss::write(&target, &salvaged.reason())?,
     }
     agreement_file::copy(data, &target)?;
     // Its newest entries may be in no row yet. A node whose rows may be missing must not vote, so it is not the log of the new store.

@@ -28,7 +28,10 @@ use super::{
 use crate::{
     core::{clock::NodeId, digest::DigestKey, name::TableName, protocol::replica::Swept},
     error::{Error, Result},
-    storage::engine::{agreement_file, meta},
+    storage::engine::{
+        agreement_file, meta,
+        suspected_loss::{self, Recorded},
+    },
 };
 
 /// Format of everything in the directory. A newer one is refused; this version knows one.
@@ -59,7 +62,7 @@ pub struct Identity {
     /// Where the damaged directory was moved that this one replaces.
     pub set_aside: Option<PathBuf>,
     /// Why acknowledged writes may be missing.
-    pub suspected_loss: Option<String>,
+    pub suspected_loss: Option<Recorded>,
     /// Up to when the node held the same rows as others.
     pub agreement: agreement_file::Found,
 }
@@ -92,9 +95,9 @@ pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
     }
     restrict(&options.data);
     identity.set_aside = set_aside;
-    identity.suspected_loss = super::engine::suspected_loss::read(&options.data)?;
+    identity.suspected_loss = suspected_loss::read(&options.data)?;
     identity.agreement = agreement_file::read(&options.data, identity.node)?;
-    if let Some(why) = &identity.suspected_loss {
+    if let Some(Recorded { reason: why, .. }) = &identity.suspected_loss {
         warn!(%why, "acknowledged writes may be missing from the storage; in a cluster the other nodes restore them");
     }
     Ok((engine, lock, identity))

@@ -95,8 +95,8 @@ impl Store {
         engine::forget_cached(&self.0.options.data)?;
         // What was written after the last successful sync may be gone. What lay before it may not.
         let engine = examine::open_sound(&self.0.options)?;
-        if let Some(why) = suspected_loss::read(&self.0.options.data)? {
-            self.record_suspected_loss(why);
+        if let Some(recorded) = suspected_loss::read(&self.0.options.data)? {
+            self.record_suspected_loss(recorded.reason);
         }
         self.0.context.close_comparison.give_up();
         let mut opened = Vec::new();
