@@ -20,7 +20,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// What is written before and after the leader is killed.
 const WRITES: usize = 40;
 
-fn start() -> (Cluster, Vec<SocketAddr>) {
+pub fn start() -> (Cluster, Vec<SocketAddr>) {
     let cluster = Cluster::start_with(3, |_| setup().flag("--etcd", "127.0.0.1:0"));
     cluster.wait_until_ready_and_linked();
     let addresses = cluster.running().map(|node| address_in(&node.log())).collect();
@@ -49,7 +49,7 @@ pub async fn put(clients: &mut [Client], key: &[u8], value: &str) -> i64 {
 }
 
 /// The place of the leader, once the group has one.
-async fn leader(clients: &mut [Client]) -> usize {
+pub async fn leader(clients: &mut [Client]) -> usize {
     let mut tries = tries();
     loop {
         tries.tick().await;

@@ -11,7 +11,7 @@ use super::{
     cluster, runtime,
 };
 use crate::harness::{
-    DEADLINE, Outcome, Setup,
+    DEADLINE, Node, Outcome, Setup,
     cluster::{Cluster, SECRET, setup},
     wait_until,
 };
@@ -185,6 +185,91 @@ fn a_strong_table_of_somebody_else_is_refused_until_it_is_empty_and_ends_no_node
         assert!(watching.next().await.expect("is answered").created);
         assert_eq!(client.put(b"a", b"1").await.expect("is written"), 2);
         assert_eq!(watching.next().await.expect("is told").events.len(), 1);
+    });
+}
+
+/// Bytes of a value that fits one request, and how many of them are more than the log keeps.
+const LARGE: usize = 1_400_000;
+const LARGE_PUTS: usize = 70;
+
+/// The first entry of each file of a node's log.
+fn log_files(node: &Node) -> BTreeSet<String> {
+    let files = fs::read_dir(node.home().join("storage.db/raft")).expect("it has a log");
+    let names = files.map(|file| file.expect("is read").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(|first: char| first.is_ascii_digit())).collect()
+}
+
+/// A follower that goes on after it missed more than the log keeps is sent a snapshot, of which there are no events: its watchers that have not seen all
+/// before are canceled, and those of revisions to come are told of them.
+#[test]
+fn a_snapshot_to_a_running_follower_cancels_the_watchers_that_miss_something_and_no_others() {
+    const TO_COME: i64 = 200;
+    let (cluster, addresses) = cluster::start();
+    runtime().block_on(async {
+        let mut clients = Vec::new();
+        for address in &addresses {
+            clients.push(Client::open(*address).await);
+        }
+        let seen = cluster::put(&mut clients, b"small", "1").await;
+        let leads = cluster::leader(&mut clients).await;
+        let away = (leads + 1) % 3;
+        let to_come = seen + TO_COME;
+        let mut missing = clients[away].watch(vec![all_keys()]).await;
+        let mut waiting =
+            clients[away].watch(vec![pb::WatchCreateRequest { start_revision: to_come, ..all_keys() }]).await;
+        for watching in [&mut missing, &mut waiting] {
+            assert!(watching.next().await.expect("is answered").created);
+        }
+        let seen = clients[leads].put(b"small", b"2").await.expect("is written");
+        assert_eq!(missing.next().await.expect("is told").events.len(), 1);
+
+        cluster[away].signal("STOP");
+        let before = log_files(&cluster[leads]);
+        let mut last = 0;
+        for number in 0..LARGE_PUTS {
+            let value = vec![b'a' + (number % 26) as u8; LARGE];
+            last = clients[leads].put(b"large", &value).await.expect("is written");
+        }
+        assert!(last < to_come);
+        wait_until("the log is shorter", DEADLINE, || log_files(&cluster[leads]).is_disjoint(&before));
+        cluster[away].signal("CONT");
+
+        let mut seen = seen;
+        let canceled = loop {
+            let told = missing.next().await.expect("is told");
+            if told.canceled {
+                break told;
+            }
+            // What was on its way to the follower when it was stopped.
+            for event in told.events {
+                assert_eq!(event.kv.expect("a key").mod_revision, seen + 1);
+                seen += 1;
+            }
+        };
+        assert!(canceled.compact_revision > seen, "{canceled:?}");
+        let log: String = cluster.running().map(Node::log).collect();
+        assert!(log.contains("sent a snapshot of the strong tables"), "{log}");
+        let read = pb::RangeRequest { key: b"large".into(), ..Default::default() };
+        let read = clients[away].kv.range(read).await.expect("is read").into_inner();
+        assert_eq!((read.kvs[0].mod_revision, read.kvs[0].value.len()), (last, LARGE));
+        let begun = canceled.compact_revision;
+        let mut again =
+            clients[away].watch(vec![pb::WatchCreateRequest { start_revision: begun, ..all_keys() }]).await;
+        assert!(again.next().await.expect("is answered").created);
+        while last < to_come {
+            last = clients[leads].put(b"small", b"3").await.expect("is written");
+        }
+        let told = waiting.next().await.expect("is told");
+        assert!(!told.canceled, "{told:?}");
+        let revision = told.events[0].kv.as_ref().expect("a key").mod_revision;
+        assert_eq!(revision, to_come);
+        let mut next = begun;
+        while next <= to_come {
+            for event in again.next().await.expect("goes on").events {
+                assert_eq!(event.kv.expect("a key").mod_revision, next);
+                next += 1;
+            }
+        }
     });
 }
 
