@@ -10,7 +10,7 @@ pub use generated::{
         self as pb, auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient,
         lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
     },
-    mvccpb,
+    mvccpb, v3electionpb as election, v3lockpb as lock,
 };
 
 /// A connection.
@@ -22,6 +22,8 @@ pub struct Client {
     pub lease: LeaseClient<Channel>,
     pub watch: WatchClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
+    pub lock: lock::lock_client::LockClient<Channel>,
+    pub election: election::election_client::ElectionClient<Channel>,
 }
 
 impl Client {
@@ -34,7 +36,9 @@ impl Client {
             kv: KvClient::with_origin(channel.clone(), origin.clone()),
             lease: LeaseClient::with_origin(channel.clone(), origin.clone()),
             watch: WatchClient::with_origin(channel.clone(), origin.clone()),
-            maintenance: MaintenanceClient::with_origin(channel, origin),
+            maintenance: MaintenanceClient::with_origin(channel.clone(), origin.clone()),
+            lock: lock::lock_client::LockClient::with_origin(channel.clone(), origin.clone()),
+            election: election::election_client::ElectionClient::with_origin(channel, origin),
         }
     }
 

@@ -4,6 +4,7 @@ mod client;
 mod cluster;
 mod etcdctl;
 mod generator;
+mod locks;
 mod oracle;
 mod recovery;
 mod rules;

@@ -179,7 +179,7 @@ async fn watched(client: &mut Client, request: pb::WatchCreateRequest) -> String
 }
 
 /// Without what differs between any two clusters.
-fn shown<T: Debug>(
+pub fn shown<T: Debug>(
     answer: Result<Response<T>, Status>,
     header: impl Fn(&mut T) -> &mut Option<pb::ResponseHeader>,
 ) -> (String, Option<i64>) {

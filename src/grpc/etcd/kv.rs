@@ -16,19 +16,32 @@ use crate::{
     node::strong::Consistency,
 };
 
+/// Whether a client may do an operation, and it is one. `bytes`: those of the request, if it may be too large.
+///
+/// # Errors
+/// The status if not.
+pub fn check_operation(client: &Client, operation: &Operation, bytes: usize) -> Result<(), Status> {
+    check(operation).map_err(error::of_problem)?;
+    client.check(operation)?;
+    match operation.writes() && bytes > REQUEST_BYTES_MAX {
+        true => Err(error::of_problem(Problem::TooLarge)),
+        false => Ok(()),
+    }
+}
+
 impl Api {
-    async fn operate(
+    /// Does an operation for a client. `bytes` as above.
+    ///
+    /// # Errors
+    /// The status if it is refused.
+    pub async fn operate(
         &self,
         client: &Client,
         operation: Operation,
         bytes: usize,
         consistency: Consistency,
     ) -> Result<(Body, Option<pb::ResponseHeader>), Status> {
-        check(&operation).map_err(error::of_problem)?;
-        client.check(&operation)?;
-        if operation.writes() && bytes > REQUEST_BYTES_MAX {
-            return Err(error::of_problem(Problem::TooLarge));
-        }
+        check_operation(client, &operation, bytes)?;
         self.taken(self.node.etcd_operate(operation, consistency).await)
     }
 }

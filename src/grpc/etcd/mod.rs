@@ -2,26 +2,34 @@
 //! one.
 //!
 //! [`convert`] is between its messages and those of [`crate::core::etcd`], [`error`] maps errors, and [`access`] finds out who calls, and [`ends`] when that ends. The
-//! services: [`kv`], [`watch`], [`lease`], [`cluster`], [`maintenance`] and [`auth`].
+//! services: [`kv`], [`watch`], [`lease`], [`cluster`], [`maintenance`] and [`auth`]; and on top of the first three [`lock`] and [`election`], which
+//! share [`session`].
 
 pub mod access;
 pub mod auth;
 pub mod cluster;
 pub mod convert;
+pub mod election;
 pub mod ends;
 pub mod error;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
+pub mod session;
 pub mod watch;
 pub mod watchers;
 
 use std::sync::Arc;
 
 use super::{
-    proto::etcdserverpb::{
-        ResponseHeader, auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
-        lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    proto::{
+        etcdserverpb::{
+            ResponseHeader, auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
+            lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
+        },
+        v3electionpb::election_server::ElectionServer,
+        v3lockpb::lock_server::LockServer,
     },
     services::{Access, Services},
     with_common,
@@ -50,7 +58,9 @@ pub fn services(node: &Arc<Node>, url: String) -> Result<Arc<dyn RpcService>> {
         .add(Access::OwnCheck, LeaseServer::new(api()))
         .add(Access::OwnCheck, ClusterServer::new(api()))
         .add(Access::OwnCheck, MaintenanceServer::new(api()))
-        .add(Access::OwnCheck, AuthServer::new(api()));
+        .add(Access::OwnCheck, AuthServer::new(api()))
+        .add(Access::OwnCheck, LockServer::new(api()))
+        .add(Access::OwnCheck, ElectionServer::new(api()));
     with_common(services, node)
 }
 
