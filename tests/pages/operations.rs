@@ -17,8 +17,16 @@ use crate::{
 
 const PAGE: &str = "docs/operations.md";
 /// Flags of cargo, of the test harness, of the load generator and of etcd that the pages name.
-const FOREIGN: [&str; 7] =
-    ["--release", "--nocapture", "--target", "--spin", "--features", "--max-txn-ops", "--max-request-bytes"];
+const FOREIGN: [&str; 8] = [
+    "--release",
+    "--nocapture",
+    "--target",
+    "--spin",
+    "--streams",
+    "--features",
+    "--max-txn-ops",
+    "--max-request-bytes",
+];
 
 /// A name in a cell, without its backticks.
 fn name(cell: &str) -> String {

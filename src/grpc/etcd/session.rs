@@ -292,7 +292,7 @@ impl Session {
         }
     }
 
-    /// The next changes, as [`Changes::next`].
+    /// The next changes; `None` if the history does not have them.
     ///
     /// # Errors
     /// The status once the call ends.
