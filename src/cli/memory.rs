@@ -13,6 +13,10 @@ use crate::{
 
 /// How often it looks: between two looks the bodies on their way can take no more than their share.
 const EVERY: Duration = Duration::from_millis(50);
+/// While less than half of the limit is used it looks less often, as each look costs an idle node some processor time: at the rate that
+/// `EVERY` is made for, what is used does not get from there to the first level in this time.
+const SELDOM: Duration = Duration::from_millis(250);
+const SELDOM_PERCENT_MAX: u64 = 50;
 /// From these percentages of the limit on, memory is scarce, or nearly gone.
 const HIGH_PERCENT: u64 = 80;
 const CRITICAL_PERCENT: u64 = 90;
@@ -112,10 +116,18 @@ pub fn watch(limit: Limit, pressure: MemoryPressure) -> Result<()> {
                 pressure.set(now);
                 level = now;
             }
-            thread::sleep(EVERY);
+            thread::sleep(pause(limit.bytes, used_bytes));
         }
     });
     spawned.map(drop).map_err(|error| Error::io("cannot start a thread", &error))
+}
+
+/// How long it may be until the next look.
+fn pause(limit_bytes: u64, used_bytes: u64) -> Duration {
+    match used_bytes.saturating_mul(100) < limit_bytes.saturating_mul(SELDOM_PERCENT_MAX) {
+        true => SELDOM,
+        false => EVERY,
+    }
 }
 
 fn tell(now: Level, before: Level, limit_bytes: u64, used_bytes: u64) {
@@ -184,6 +196,11 @@ mod tests {
         assert_eq!((level(76, Level::High), level(75, Level::High)), (Level::High, Level::Low));
         assert_eq!((level(90, Level::High), level(89, Level::High)), (Level::Critical, Level::High));
         assert_eq!((level(86, Level::Critical), level(85, Level::Critical)), (Level::Critical, Level::High));
+    }
+
+    #[test]
+    fn it_looks_more_often_from_half_of_the_limit_on() {
+        assert_eq!((pause(100, 49), pause(100, 50), pause(100, 95)), (SELDOM, EVERY, EVERY));
     }
 
     #[test]
