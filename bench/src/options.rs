@@ -14,7 +14,7 @@ pub struct LoadOptions {
     pub connections: Option<u32>,
     /// Calls at a time on each connection to --target etcd-grpc
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub streams: u32,
+    pub calls: u32,
     /// Keys to choose from; for batch, rows per run
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,

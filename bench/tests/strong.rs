@@ -12,7 +12,7 @@ use serde_json::Value;
 const TINY: &[&str] = &[
     "--json",
     "--runs=1",
-    "--duration=200ms",
+    "--duration=500ms",
     "--warmup=50ms",
     "--keys=100",
     "--connections=4",

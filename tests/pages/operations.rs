@@ -22,7 +22,7 @@ const FOREIGN: [&str; 8] = [
     "--nocapture",
     "--target",
     "--spin",
-    "--streams",
+    "--calls",
     "--features",
     "--max-txn-ops",
     "--max-request-bytes",

@@ -47,7 +47,7 @@ pub async fn run(etcd: Option<&Path>, workspace: &Workspace, options: &LoadOptio
     }
     let mut report = Report::new("etcd-grpc", "3 nodes, 3 members of etcd")
         .setting("connections", options.connections_or(closed_loop::CONNECTIONS))
-        .setting("streams", options.streams)
+        .setting("calls", options.calls)
         .setting("keys", options.keys)
         .setting("value_bytes", options.value_bytes)
         .setting("run_s", options.duration.as_secs_f64());
@@ -59,9 +59,9 @@ pub async fn run(etcd: Option<&Path>, workspace: &Workspace, options: &LoadOptio
             for reads_percent in [0, 100] {
                 for side in &sides {
                     if round == 0 {
-                        side.load(role, place, reads_percent, &warmup).await?;
+                        side.load(place, reads_percent, &warmup).await?;
                     }
-                    figures.extend(side.load(role, place, reads_percent, &once).await?);
+                    figures.extend(side.measure(role, place, reads_percent, &once).await?);
                 }
             }
         }
@@ -73,7 +73,13 @@ pub async fn run(etcd: Option<&Path>, workspace: &Workspace, options: &LoadOptio
 
 impl Side {
     /// Loads the member that is `place` after the leader.
-    async fn load(
+    async fn load(&self, place: usize, reads_percent: u64, options: &LoadOptions) -> Result<Report> {
+        let target = &self.targets[(self.leads + place) % MEMBERS];
+        closed_loop::load_filled("etcd-grpc", Mix { reads_percent }, target, options).await
+    }
+
+    /// The same, with what it shows.
+    async fn measure(
         &self,
         role: &str,
         place: usize,
@@ -82,9 +88,7 @@ impl Side {
     ) -> Result<Vec<Figure>> {
         let member = (self.leads + place) % MEMBERS;
         let before = self.cpu_seconds(member)?;
-        let report =
-            closed_loop::load_filled("etcd-grpc", Mix { reads_percent }, &self.targets[member], options)
-                .await?;
+        let report = self.load(place, reads_percent, options).await?;
         let after = self.cpu_seconds(member)?;
         let method = if reads_percent == 0 { "put" } else { "get" };
         let median = |suffix: &str| {

@@ -73,7 +73,7 @@ pub async fn load_filled(
             Worker::new(load.clone(), options.seed.wrapping_mul(1 << 16) + number, options.value_bytes);
         match connection {
             Opened::Http1(connection) => workers.spawn_local(worker.exchange(connection)),
-            Opened::Grpc(calls) => workers.spawn_local(worker.call(*calls, options.streams)),
+            Opened::Grpc(calls) => workers.spawn_local(worker.call(*calls, options.calls)),
         };
     }
     let bar = tokio::task::spawn_local(progress::follow_time(workload, load.timeline.length()));
@@ -88,7 +88,7 @@ pub async fn load_filled(
         .setting("value_bytes", options.value_bytes)
         .setting("run_s", options.duration.as_secs_f64());
     if target.kind == Kind::EtcdGrpc {
-        report = report.setting("streams", options.streams);
+        report = report.setting("calls", options.calls);
     }
     for run in load.runs.borrow().iter() {
         report.run(run.figures(options.duration));
