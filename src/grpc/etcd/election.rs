@@ -10,7 +10,7 @@ use super::{
     session::{Candidates, Changes, Session, failed, unchanged},
 };
 use crate::{
-    core::etcd::request::{Delete, KeyValue, Keys, Operation, Put, Range},
+    core::etcd::request::{Delete, KeyValue, Keys, Operation, Put},
     grpc::proto::{
         etcdserverpb::ResponseHeader,
         v3electionpb::{
@@ -54,13 +54,8 @@ impl Election for Api {
         if candidate.value.as_ref().is_some_and(|before| *before != value) {
             proclaim(&mut session, leader.clone(), value).await?;
         }
-        if !candidate.is_first {
-            session.until_first(&candidates, &candidate).await?;
-            // Its lease may have ended meanwhile.
-            let (own, _) = session.range(Range::new(Keys::One(candidate.key.clone()))).await?;
-            if own.is_empty() {
-                return Err(not_leader());
-            }
+        if !candidate.is_first && !session.until_first(&candidates, &candidate).await?.0 {
+            return Err(not_leader());
         }
         let header = candidate.header;
         candidate.keep();

@@ -6,9 +6,8 @@ use super::{
     Api,
     session::{Candidates, Session, failed},
 };
-use crate::{
-    core::etcd::request::{Keys, Range},
-    grpc::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse, lock_server::Lock},
+use crate::grpc::proto::v3lockpb::{
+    LockRequest, LockResponse, UnlockRequest, UnlockResponse, lock_server::Lock,
 };
 
 #[tonic::async_trait]
@@ -22,10 +21,8 @@ impl Lock for Api {
             let header = candidate.header;
             return Ok(Response::new(LockResponse { header, key: candidate.keep() }));
         }
-        session.until_first(&candidates, &candidate).await?;
-        // Its lease may have ended meanwhile.
-        let (own, header) = session.range(Range::new(Keys::One(candidate.key.clone()))).await?;
-        if own.is_empty() {
+        let (is_there, header) = session.until_first(&candidates, &candidate).await?;
+        if !is_there {
             return Err(failed("mutex: session is expired"));
         }
         Ok(Response::new(LockResponse { header, key: candidate.keep() }))

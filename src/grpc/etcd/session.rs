@@ -262,15 +262,12 @@ impl Session {
         entered.map_err(|stopped| error::of(&Error::Io(format!("a task stopped: {stopped}"))))?
     }
 
-    /// Returns once all candidates are gone that came to be before this one.
+    /// Returns once all candidates are gone that came to be before this one, and whether this one is still there: its lease may have ended
+    /// meanwhile.
     ///
     /// # Errors
     /// The status once the call ends.
-    pub async fn until_first(
-        &mut self,
-        candidates: &Candidates,
-        candidate: &Candidate,
-    ) -> Result<(), Status> {
+    pub async fn until_first(&mut self, candidates: &Candidates, candidate: &Candidate) -> Answered<bool> {
         let before = Range {
             limit: 1,
             order: Order::Descending,
@@ -281,7 +278,7 @@ impl Session {
         };
         loop {
             let (kvs, header) = self.range(before.clone()).await?;
-            let Some(last) = kvs.into_iter().next() else { return Ok(()) };
+            let Some(last) = kvs.into_iter().next() else { break };
             let mut changes = Changes::after(&self.api, Keys::One(last.key), header.as_ref())?;
             // What the history does not have is read again.
             while let Some(events) = self.next(&mut changes).await? {
@@ -290,6 +287,8 @@ impl Session {
                 }
             }
         }
+        let (own, header) = self.range(Range::new(Keys::One(candidate.key.clone()))).await?;
+        Ok((!own.is_empty(), header))
     }
 
     /// The next changes; `None` if the history does not have them.
