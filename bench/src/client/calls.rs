@@ -1,7 +1,7 @@
 //! One HTTP/2 connection with unary gRPC calls, several at a time. As in [`super::connection`], it reads only what a benchmark needs of an
 //! answer: that there is a message, and that the call has ended. A call that fails has no message. All that begins at one time is one write.
 
-use std::{collections::HashMap, io, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
@@ -9,6 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::connection::connect;
 use crate::error::{Error, Result};
 
 /// Read buffer: one read takes the answers of many calls.
@@ -85,13 +86,7 @@ impl Open {
 impl Calls {
     /// Connects.
     pub async fn open(address: SocketAddr) -> Result<Self> {
-        let opening = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        let stream =
-            opening.await.map_err(|e: io::Error| Error::io(format_args!("connecting to {address}"), &e))?;
+        let stream = connect(address).await?;
         let mut out = PREFACE.to_vec();
         let settings = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &OWN_WINDOW_BYTES.to_be_bytes()].concat();
         frame(SETTINGS, 0, 0, &settings, &mut out);

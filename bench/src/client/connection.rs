@@ -16,6 +16,16 @@ const READ_BYTES: usize = 16 << 10;
 /// The longest head of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// Connects to an address, for bytes that are sent at once.
+pub async fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let opening = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    opening.await.map_err(|e: io::Error| Error::io(format_args!("connecting to {address}"), &e))
+}
+
 /// A connection that sends one request after another.
 #[derive(Debug)]
 pub struct Connection {
@@ -27,13 +37,7 @@ pub struct Connection {
 impl Connection {
     /// Connects.
     pub async fn open(address: SocketAddr) -> Result<Self> {
-        let opening = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        let stream =
-            opening.await.map_err(|e: io::Error| Error::io(format_args!("connecting to {address}"), &e))?;
+        let stream = connect(address).await?;
         Ok(Self { stream, received: BytesMut::with_capacity(READ_BYTES), body_at: 0 })
     }
 
