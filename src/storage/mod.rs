@@ -171,22 +171,7 @@ impl Store {
         store.open_tables()?;
         store.remove_unused_trees()?;
         store.spawn("wake", move || changes::wakeups::run(&waiting))?;
-        let sweeper = gc::Worker::new(work);
-        match store.environment().threads() {
-            Threads::Many => {
-                let committing = store.clone();
-                store.spawn("commit", move || committing.run_commits())?;
-                let sweeping = store.clone();
-                store.spawn("sweep", move || sweeper.run(&sweeping))?;
-                let repairing = store.clone();
-                store.start_scrub()?;
-                store.spawn("repair", move || repairing.run_repairs(&damage))?;
-            }
-            Threads::One => {
-                *store.sweeper() = Some(sweeper);
-                *store.repairer() = Some(damage);
-            }
-        }
+        store.start_threads(gc::Worker::new(work), damage)?;
         Ok(store)
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use tracing::error;
 
-use super::{Store, gc, repair::scrub::Scrub, table::jobs::RepairJob};
+use super::{Store, Threads, gc, repair::scrub::Scrub, table::jobs::RepairJob};
 use crate::error::{Error, Result};
 
 /// Stack of a pump: there may be a thousand of them.
@@ -39,7 +39,25 @@ impl Store {
         ))
     }
 
-    pub(super) fn start_scrub(&self) -> Result<()> {
+    /// Starts the threads that commit, collect garbage, scrub and repair, or keeps their work for [`Store::work`].
+    pub(super) fn start_threads(&self, sweeper: gc::Worker, damage: mpsc::Receiver<RepairJob>) -> Result<()> {
+        match self.environment().threads() {
+            Threads::Many => {
+                let (committing, sweeping, repairing) = (self.clone(), self.clone(), self.clone());
+                self.spawn("commit", move || committing.run_commits())?;
+                self.spawn("sweep", move || sweeper.run(&sweeping))?;
+                self.start_scrub()?;
+                self.spawn("repair", move || repairing.run_repairs(&damage))
+            }
+            Threads::One => {
+                *self.sweeper() = Some(sweeper);
+                *self.repairer() = Some(damage);
+                Ok(())
+            }
+        }
+    }
+
+    fn start_scrub(&self) -> Result<()> {
         let rate = self.0.options.scrub_bytes_per_second;
         if rate == 0 {
             return Ok(());
