@@ -12,7 +12,6 @@ use std::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -20,9 +19,12 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 
-/// How long a round waits for more writers, and how often it checks.
-const GATHER_STEP: Duration = Duration::from_micros(50);
-const GATHER_STEPS_MAX: usize = 10;
+/// A round that waits for more writers goes on without them if none came for this long.
+const GATHER_PAUSE: Duration = Duration::from_micros(500);
+/// So many share the cost of a round well: it takes as much as several writes.
+const GATHER_ENOUGH: usize = 16;
+/// Longest time that a round waits for more writers.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 
 /// How often data that nobody waits for is made durable.
 const BACKGROUND_SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,13 +53,15 @@ pub struct Committer {
     failed: AtomicBool,
     /// How many times the storage failed; also in `Requests::incarnation`, for holders of the lock.
     incarnations: AtomicU64,
-    /// Whether the last round served several writers: then more are likely to come.
-    is_contended: AtomicBool,
 }
 
 #[derive(Default)]
 struct Requests {
     waiters: Vec<oneshot::Sender<Result<()>>>,
+    /// The thread is woken when this many wait.
+    wake_at: usize,
+    /// How many wrote at a time when the last round ended: those that it answered, and those that had come meanwhile.
+    writers: usize,
     failure: Option<String>,
     stopping: bool,
     incarnation: Incarnation,
@@ -104,7 +108,6 @@ impl Committer {
             wake: Condvar::new(),
             failed: AtomicBool::new(false),
             incarnations: AtomicU64::new(0),
-            is_contended: AtomicBool::new(false),
         }
     }
 
@@ -134,7 +137,7 @@ impl Committer {
             let mut requests = self.lock();
             requests.check(incarnation)?;
             requests.waiters.push(sender);
-            if requests.waiters.len() == 1 {
+            if requests.waiters.len() == requests.wake_at.max(1) {
                 self.wake.notify_one();
             }
         }
@@ -192,10 +195,7 @@ impl Committer {
             }
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             if !requests.waiters.is_empty() || left == Some(Duration::ZERO) {
-                let mut requests = self.gather(requests);
-                let waiters = mem::take(&mut requests.waiters);
-                self.is_contended.store(waiters.len() > 1, Ordering::Relaxed);
-                return Round::Sync(waiters);
+                return Round::Sync(mem::take(&mut self.gather(requests).waiters));
             }
             requests = self.wait(requests, left);
         }
@@ -206,21 +206,30 @@ impl Committer {
         mem::take(&mut self.lock().waiters)
     }
 
-    /// Waits a little for more writers, as long as they keep coming: one sync serves ten for the price of one. A lone writer never waits
-    /// for this.
+    /// Records that so many waiters of a round are answered next.
+    pub fn round_ends(&self, served: usize) {
+        let mut requests = self.lock();
+        requests.writers = served + requests.waiters.len();
+    }
+
+    /// Waits a little for more writers, as whoever was answered last is likely to write again, and a round for many costs little more than one
+    /// for a few. All that wrote at a time are waited for if they are few. Of many, half: while these wait for the disk, the others are served.
+    /// A lone writer waits for nobody.
     fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {
-        if !self.is_contended.load(Ordering::Relaxed) {
-            return requests;
-        }
-        for _ in 0..GATHER_STEPS_MAX {
+        let enough = requests.writers.min(GATHER_ENOUGH.max(requests.writers / 2));
+        let until = Instant::now() + GATHER_MAX;
+        requests.wake_at = enough;
+        loop {
             let before = requests.waiters.len();
-            drop(requests);
-            thread::sleep(GATHER_STEP);
-            requests = self.lock();
-            if requests.waiters.len() == before || requests.stopping || requests.failure.is_some() {
+            if before >= enough || requests.stopping || requests.failure.is_some() {
+                break;
+            }
+            requests = self.wait(requests, Some(GATHER_PAUSE));
+            if requests.waiters.len() == before || Instant::now() >= until {
                 break;
             }
         }
+        requests.wake_at = 1;
         requests
     }
 

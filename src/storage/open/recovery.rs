@@ -54,6 +54,7 @@ impl Store {
                 other => other.to_string(),
             });
         }
+        self.0.context.committer.round_ends(waiters.len());
         for waiter in waiters {
             // A client that went away needs no answer.
             let _ = waiter.send(result.clone());
