@@ -63,7 +63,7 @@ use self::{
     open::Identity,
     table::{
         Entry, Table,
-        cache::DecodedValues,
+        cache::HotValues,
         codec::Samples,
         context::TableContext,
         digests::{Checked, SharedKey},
@@ -131,7 +131,7 @@ impl Store {
             now_ms: options.environment.clock().clone(),
             counters: counters.clone(),
             committer: Arc::new(Committer::new(options.durability)),
-            decoded: Arc::new(DecodedValues::new(options.buffers.decoded_bytes)),
+            hot: Arc::new(HotValues::new(options.buffers.decoded_bytes)),
             shared: Arc::default(),
             recents_max: options.buffers.recents_max,
             digest_key: Arc::new(SharedKey::new(identity.digest_key)),

@@ -163,7 +163,7 @@ impl Table {
         row: &[u8],
         record: &Record<'_>,
     ) -> Result<()> {
-        trees.rows.remove(row)?;
+        self.remove_stored(trees, row)?;
         self.update_digests(partition, row, Some(&record.head), None);
         self.remove_index_entries(trees, row, &record.head, None)?;
         chunks::remove(&trees.chunks, row, record)

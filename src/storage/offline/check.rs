@@ -181,7 +181,7 @@ pub(in crate::storage) fn open_unwatched(
         now_ms: now_ms.clone(),
         counters: Default::default(),
         committer: Committer::new(Durability::None).into(),
-        decoded: Default::default(),
+        hot: Default::default(),
         shared: Default::default(),
         recents_max: RECENTS_MAX,
         digest_key: Default::default(),

@@ -1,25 +1,37 @@
-//! Caches of values: decoded values of hot keys, and long values that somebody is reading.
+//! Caches of values: those of hot keys, and long values that somebody is reading.
 //!
-//! Decoded values are kept so that a read does not decompress them again; that is most of what a read costs besides its system calls.
+//! The value of a hot key is kept decoded, with its version and expiry, so that a read neither asks the engine nor decompresses; that is most
+//! of what a read costs besides its system calls.
 //!
-//! A value is found by its marker, which identifies one payload for ever. So no entry is ever stale, and no write has to invalidate one: a
-//! reader always takes the record from the engine, and only skips the decoding.
+//! No reader may see an old value once a write of its key has returned. So keys share a fixed number of *stamps*: a stamp counts the writes
+//! of its keys that are under way, and those that are over. A reader takes the stamp before it asks the engine, and what it finds is good
+//! only as long as the stamp is the same. A write that begins or ends changes it, so nothing has to be looked up and removed. Two keys of one
+//! stamp cost each other a read of the engine now and then.
 //!
 //! A long value that many clients read at the same time is in memory once, for as long as one of them holds it.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{Equivalent, Weighter, sync::Cache};
 
+use super::Entry;
 use crate::core::{json::Value, register::Marker};
 
 /// Bytes of cached values, approximately, for all tables together, unless options say otherwise.
 const BYTES: u64 = 16 * 1024 * 1024;
-/// Cost of an entry besides its text.
-const ENTRY_OVERHEAD_BYTES: u64 = 96;
+/// Cost of an entry besides its key and text.
+const ENTRY_OVERHEAD_BYTES: u64 = 128;
+/// Number of stamps: 128 KiB of them. A write invalidates one in so many of the cached values of other keys.
+const STAMPS: usize = 16 * 1024;
+/// The bits of a stamp that count the writes under way; the others count those that are over.
+const UNDER_WAY_BITS: u32 = 16;
 /// Longer values are not cached: few of them would fit.
 const VALUE_BYTES_MAX: usize = 16 * 1024;
 /// Expected length of a value.
@@ -64,40 +76,128 @@ impl SharedValues {
     }
 }
 
-/// The cache of decoded values of a store.
-pub struct DecodedValues(Cache<Marker, Value, ByLength>);
+/// The values of hot keys, of all tables of a store.
+pub struct HotValues {
+    values: Cache<Name, Stamped, ByLength>,
+    stamps: Box<[AtomicU64]>,
+    hasher: RandomState,
+    tables: AtomicU64,
+}
+
+/// A table and a row of it.
+#[derive(Clone, PartialEq, Eq)]
+struct Name {
+    table: TableId,
+    row: Box<[u8]>,
+}
+
+/// The same, borrowed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct NameRef<'a> {
+    table: TableId,
+    row: &'a [u8],
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        NameRef { table: self.table, row: &self.row }.hash(hasher);
+    }
+}
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.table == name.table && *self.row == *name.row
+    }
+}
+
+/// A table of a store, as the cache tells them apart: a new one even if its name was in use before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TableId(u64);
+
+/// A value, and the stamp of its key when it was read.
+#[derive(Clone)]
+struct Stamped {
+    stamp: Stamp,
+    entry: Entry,
+}
+
+/// The state of a stamp at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    fn is_quiet(self) -> bool {
+        self.0.is_multiple_of(1 << UNDER_WAY_BITS)
+    }
+}
 
 #[derive(Clone)]
 struct ByLength;
 
-impl Weighter<Marker, Value> for ByLength {
-    fn weight(&self, _: &Marker, value: &Value) -> u64 {
-        value.as_str().len() as u64 + ENTRY_OVERHEAD_BYTES
+impl Weighter<Name, Stamped> for ByLength {
+    fn weight(&self, name: &Name, stamped: &Stamped) -> u64 {
+        (name.row.len() + stamped.entry.value.as_str().len()) as u64 + ENTRY_OVERHEAD_BYTES
     }
 }
 
-impl Default for DecodedValues {
+impl Default for HotValues {
     fn default() -> Self {
         Self::new(BYTES)
     }
 }
 
-impl DecodedValues {
+impl HotValues {
     /// A cache of about so many bytes, for all tables together.
     pub fn new(bytes: u64) -> Self {
-        Self(Cache::with_weighter((bytes / VALUE_BYTES) as usize, bytes, ByLength))
-    }
-
-    /// The value of a marker, if it is cached.
-    pub fn get(&self, marker: &Marker) -> Option<Value> {
-        self.0.get(marker)
-    }
-
-    /// Caches a value, unless it is too long.
-    pub fn insert(&self, marker: Marker, value: &Value) {
-        if value.as_str().len() <= VALUE_BYTES_MAX {
-            self.0.insert(marker, value.clone());
+        Self {
+            values: Cache::with_weighter((bytes / VALUE_BYTES) as usize, bytes, ByLength),
+            stamps: (0..STAMPS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+            tables: AtomicU64::new(0),
         }
+    }
+
+    /// The id of one more table.
+    pub fn add_table(&self) -> TableId {
+        TableId(self.tables.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The cached value of a row, and the stamp with which to cache what the engine has, if it is read after this.
+    pub fn get(&self, table: TableId, row: &[u8]) -> (Option<Entry>, Stamp) {
+        let name = NameRef { table, row };
+        let stamp = Stamp(self.stamp(name).load(Ordering::Acquire));
+        let is_valid = |found: &Stamped| found.stamp == stamp && stamp.is_quiet();
+        let entry = self.values.get(&name).filter(is_valid).map(|found| found.entry);
+        (entry, stamp)
+    }
+
+    /// Caches what the engine had for a row after `stamp` was taken, unless a write of it was under way then, or the value is too long.
+    pub fn insert(&self, table: TableId, row: &[u8], stamp: Stamp, entry: &Entry) {
+        if stamp.is_quiet() && entry.value.as_str().len() <= VALUE_BYTES_MAX {
+            let entry = entry.clone();
+            self.values.insert(Name { table, row: row.into() }, Stamped { stamp, entry });
+        }
+    }
+
+    /// Calls `write`, which changes a row in the engine. Until it returns, readers of the row ask the engine.
+    pub fn change<T>(&self, table: TableId, row: &[u8], write: impl FnOnce() -> T) -> T {
+        let stamp = self.stamp(NameRef { table, row });
+        stamp.fetch_add(1, Ordering::AcqRel);
+        let written = write();
+        stamp.fetch_add((1 << UNDER_WAY_BITS) - 1, Ordering::AcqRel);
+        written
+    }
+
+    /// Forgets every value: the engine may have others now.
+    pub fn clear(&self) {
+        for stamp in &self.stamps {
+            stamp.fetch_add(1 << UNDER_WAY_BITS, Ordering::AcqRel);
+        }
+        self.values.clear();
+    }
+
+    fn stamp(&self, name: NameRef<'_>) -> &AtomicU64 {
+        &self.stamps[self.hasher.hash_one(name) as usize % STAMPS]
     }
 }
 
@@ -115,6 +215,52 @@ mod tests {
 
     fn value(text: &str) -> Value {
         Value::trusted(text.into())
+    }
+
+    fn entry(text: &str) -> Entry {
+        Entry { value: value(text), timestamp: marker(1).timestamp, expires_at_ms: None }
+    }
+
+    #[test]
+    fn a_value_is_cached_until_its_row_is_written() {
+        let hot = HotValues::default();
+        let table = hot.add_table();
+        let (found, stamp) = hot.get(table, b"row");
+        assert_eq!(found, None);
+        hot.insert(table, b"row", stamp, &entry("1"));
+        assert_eq!(hot.get(table, b"row").0, Some(entry("1")));
+        assert_eq!(hot.get(hot.add_table(), b"row").0, None, "another table");
+        hot.change(table, b"row", || {
+            assert_eq!(hot.get(table, b"row").0, None, "while it is written");
+        });
+        assert_eq!(hot.get(table, b"row").0, None, "after it was written");
+    }
+
+    /// What a reader took from the engine before, or while, a row was written must not answer later readers.
+    #[test]
+    fn what_was_read_before_a_write_ended_is_not_used_after_it() {
+        let hot = HotValues::default();
+        let table = hot.add_table();
+        let (_, before) = hot.get(table, b"row");
+        let within = hot.change(table, b"row", || hot.get(table, b"row").1);
+        for stamp in [before, within] {
+            hot.insert(table, b"row", stamp, &entry("old"));
+            assert_eq!(hot.get(table, b"row").0, None);
+        }
+        let (_, after) = hot.get(table, b"row");
+        hot.insert(table, b"row", after, &entry("new"));
+        assert_eq!(hot.get(table, b"row").0, Some(entry("new")));
+        hot.clear();
+        assert_eq!(hot.get(table, b"row").0, None, "nothing is known of a reopened engine");
+    }
+
+    #[test]
+    fn a_long_value_is_not_cached() {
+        let hot = HotValues::default();
+        let table = hot.add_table();
+        let (_, stamp) = hot.get(table, b"row");
+        hot.insert(table, b"row", stamp, &entry(&"x".repeat(VALUE_BYTES_MAX + 1)));
+        assert_eq!(hot.get(table, b"row").0, None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicBool, mpsc};
 
 use super::{
     agreed::AgreedInstants,
-    cache::{DecodedValues, SharedValues},
+    cache::{HotValues, SharedValues},
     digests::SharedKey,
     floors::Floors,
     jobs::GcJob,
@@ -24,8 +24,8 @@ pub struct TableContext {
     pub counters: Arc<Counters>,
     /// Takes reports of failures; writers wait there.
     pub committer: Arc<Committer>,
-    /// Recently decoded values.
-    pub decoded: Arc<DecodedValues>,
+    /// Values of keys that were read lately.
+    pub hot: Arc<HotValues>,
     /// Long values that are being read.
     pub shared: Arc<SharedValues>,
     /// Most recent changes that the digest tree of a partition keeps.

@@ -300,6 +300,7 @@ impl Table {
         let trees = trees
             .ok_or_else(|| Error::NotReady("the storage is being reopened; try again in a moment".into()))?;
         let replaced = replace(trees);
+        self.context.hot.clear();
         self.cached_digests.invalidate();
         replaced
     }

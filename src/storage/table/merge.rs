@@ -178,7 +178,7 @@ impl Table {
                 },
             };
             let staged = self.encode(trees, row, &Register::new(payload, timestamp), Some(&stored))?;
-            trees.rows.insert(row, &staged.bytes)?;
+            self.set_stored(trees, row, &staged.bytes)?;
             self.replaced(trees, &mut partition, row, Some(&stored), &staged.head)?;
             Ok(true)
         })
@@ -305,7 +305,7 @@ impl Table {
     }
 
     fn set(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
-        let set = trees.rows.insert(row, bytes);
+        let set = self.set_stored(trees, row, bytes);
         if set.is_err() {
             trees.progress.give_up(1);
         }

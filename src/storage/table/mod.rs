@@ -29,6 +29,7 @@ pub mod scan;
 pub(crate) mod spans;
 pub(in crate::storage) mod tap;
 pub mod trees;
+mod value;
 
 pub use self::{
     merge::Existing,
@@ -41,13 +42,13 @@ use std::sync::{
 
 use self::{
     batch::Reserved,
-    cache::LONG_BYTES_MIN,
-    codec::{Codec, Dictionaries, Dictionary, Samples},
+    cache::TableId,
+    codec::{Dictionaries, Dictionary, Samples},
     context::TableContext,
     digests::CachedDigests,
     lost::{Changed, Lost},
     partition::{Counts, Partition},
-    record::{Body, Head, Record},
+    record::{Head, Record},
     row::{PARTITIONS, row_of},
     trees::Trees,
 };
@@ -88,6 +89,8 @@ pub(super) enum Found {
 /// A table of a store.
 pub struct Table {
     name: TableName,
+    /// Its id in the cache of values.
+    id: TableId,
     /// Whether its rows come through the log of the Raft group.
     pub(super) strong: bool,
     pub(super) context: TableContext,
@@ -116,6 +119,7 @@ impl Table {
         Self {
             strong: context.strong.contains(&name),
             name,
+            id: context.hot.add_table(),
             context,
             trees: RwLock::new(Some(trees)),
             removed: AtomicBool::new(false),
@@ -141,11 +145,18 @@ impl Table {
         let open = self.open();
         let trees = trees::of(&open)?;
         self.settled(&row);
+        let (cached, stamp) = self.context.hot.get(self.id, &row);
+        if let Some(entry) = cached {
+            return Ok(Some(entry).filter(|entry| self.is_current(entry.expires_at_ms)));
+        }
         loop {
             let stored = self.stored(trees, &row)?;
             let Some(bytes) = self.known(&row, stored)? else { return Ok(None) };
-            match self.entry(trees, &row, &bytes, Self::load_cached)? {
-                Found::Visible(entry) => return Ok(Some(entry)),
+            match self.entry(trees, &row, &bytes, Self::load_shared)? {
+                Found::Visible(entry) => {
+                    self.context.hot.insert(self.id, &row, stamp, &entry);
+                    return Ok(Some(entry));
+                }
                 Found::Hidden => return Ok(None),
                 Found::Superseded => self.check_replaced(trees, &row, &bytes)?,
             }
@@ -236,6 +247,7 @@ impl Table {
             *self.lock(number as u8) = Partition::default();
         }
         self.cached_digests.invalidate();
+        self.context.hot.clear();
         *self.dictionaries.write().unwrap_or_else(PoisonError::into_inner) = dictionaries;
         *self.samples.lock().unwrap_or_else(PoisonError::into_inner) = samples;
         *slot = Some(trees);
@@ -265,7 +277,12 @@ impl Table {
 
     /// Whether a row is visible now. A value of a strong table is until it is deleted.
     pub(super) fn is_visible(&self, head: &Head) -> bool {
-        if self.strong { head.live } else { head.visible_at((self.context.now_ms)()) }
+        head.live && self.is_current(head.expires_at_ms)
+    }
+
+    /// Whether a value with this expiry is visible now.
+    fn is_current(&self, expires_at_ms: Option<u64>) -> bool {
+        self.strong || expires_at_ms.is_none_or(|at_ms| at_ms > (self.context.now_ms)())
     }
 
     /// Returns `Ok` if a row whose chunks were missing has changed, so that reading it again makes sense.
@@ -302,56 +319,14 @@ impl Table {
         Ok(record.head)
     }
 
-    /// Like `load`, for a key that is likely to be read again.
-    fn load_cached(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
-        let (marker, chunked) = (record.head.marker, matches!(record.body, Body::Chunked(_)));
-        if record.codec == Codec::RAW && !chunked {
-            return self.load(trees, row, record);
-        }
-        if let Some(value) = self.context.decoded.get(&marker) {
-            return Ok(Some(value));
-        }
-        // A chunked value is long when coded, and longer when decoded.
-        if chunked || record.plain_bytes() >= LONG_BYTES_MIN {
-            if let Some(value) = self.context.shared.get(&marker) {
-                return Ok(Some(value));
-            }
-            let value = self.load(trees, row, record)?;
-            return Ok(value.map(|value| self.context.shared.share(marker, value)));
-        }
-        let value = self.load(trees, row, record)?;
-        if let Some(value) = &value {
-            self.context.decoded.insert(marker, value);
-        }
-        Ok(value)
+    /// Sets a row in the engine.
+    pub(super) fn set_stored(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
+        self.context.hot.change(self.id, row, || trees.rows.insert(row, bytes))
     }
 
-    /// The value of a live record; `None` if its chunks are missing.
-    pub(super) fn load(&self, trees: &Trees, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
-        let Body::Chunked(length) = record.body else { return self.load_inline(row, record) };
-        let read = chunks::read(&trees.chunks, row, &record.head, length);
-        let Some(coded) = read.map_err(|error| self.unreadable(row, error))? else { return Ok(None) };
-        self.plain(row, record, &coded).map(Some)
-    }
-
-    /// The value of a live record, if it is not chunked.
-    fn load_inline(&self, row: &[u8], record: &Record<'_>) -> Result<Option<Value>> {
-        match record.body {
-            Body::Inline(coded) => self.plain(row, record, coded).map(Some),
-            Body::Chunked(_) => Ok(None),
-        }
-    }
-
-    fn plain(&self, row: &[u8], record: &Record<'_>, coded: &[u8]) -> Result<Value> {
-        let plain = self.dictionaries().decode(record.codec, coded, PAYLOAD_BYTES_MAX).and_then(|plain| {
-            // The record's checksum covers an inline raw payload.
-            let whole = record.codec == Codec::RAW && matches!(record.body, Body::Inline(_));
-            let sound = whole
-                || fingerprint(Some(&plain), record.head.expires_at_ms) == record.head.marker.fingerprint;
-            if sound { Ok(plain) } else { Err("the value does not match its fingerprint") }
-        });
-        let text = plain.and_then(|plain| String::from_utf8(plain).map_err(|_| "the value is not UTF-8"));
-        text.map(Value::trusted).map_err(|why| self.damaged(row, why))
+    /// Removes a row from the engine.
+    pub(in crate::storage) fn remove_stored(&self, trees: &Trees, row: &[u8]) -> Result<()> {
+        self.context.hot.change(self.id, row, || trees.rows.remove(row))
     }
 
     /// Calls `write` with the trees, unless writes are refused. After an error of the engine they are refused.
