@@ -90,7 +90,8 @@
 //! 3. The node checks that its clock's durable bound is ahead, and merges. Under the lock of the key's partition it looks at the existing
 //!    register, tests the condition, takes a timestamp and sets the row. The digest tree follows with one subtraction and one addition.
 //!    Readers see the write from here on.
-//! 4. sled's event feed wakes the table's pump, which numbers the change and puts it into the queues of the subscribers.
+//! 4. Once anybody has subscribed, sled's event feed wakes the table's pump, which numbers the change and puts it into the queues of the
+//!    subscribers.
 //! 5. The node appends the row to the journal ([`core::protocol::journal`]); this is all that replication costs a writer. Each peer has a
 //!    cursor in the journal. The peer's session sends everything after its cursor as one batch, and pauses briefly between batches when
 //!    writes are frequent.

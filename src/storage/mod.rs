@@ -43,7 +43,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, mpsc},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicBool, mpsc},
     thread::JoinHandle,
 };
 
@@ -103,6 +103,10 @@ struct Inner {
     context: TableContext,
     checked: Mutex<Checked>,
     hub: Arc<Hub>,
+    /// Whether anybody has subscribed: from then on every table gets a pump.
+    is_followed: AtomicBool,
+    /// Whether every table that was there has got it.
+    has_pumps: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Dropping it ends the scrub thread.
     scrub: Mutex<Option<mpsc::Sender<()>>>,
@@ -159,6 +163,8 @@ impl Store {
             context,
             checked: Mutex::default(),
             hub,
+            is_followed: AtomicBool::new(false),
+            has_pumps: AtomicBool::new(false),
             threads: Mutex::default(),
             scrub: Mutex::default(),
             stopped: OnceLock::new(),
@@ -261,12 +267,16 @@ impl Store {
     /// from the cursor of a snapshot started now.
     ///
     /// # Errors
-    /// `TooMany` at the limit of subscriptions, `Draining`.
+    /// `TooMany` at the limit of subscriptions, `Draining`, `Io` if no thread can be started.
     pub async fn watch(&self, topics: Vec<Topic>, start: Start) -> Result<Subscription> {
         let is_fresh = match start {
             Start::Now | Start::Snapshot | Start::Resync => true,
             Start::After(_) => false,
         };
+        if !self.has_pumps() {
+            let store = self.clone();
+            self.environment().run(move || store.start_pumps()).await?;
+        }
         if is_fresh {
             self.published(&topics).await;
         }

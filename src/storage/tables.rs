@@ -1,7 +1,7 @@
 //! The tables of a store: looked up, made by their first write, opened with their pumps, and removed when they have no rows left, not even
 //! tombstones.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use tracing::info;
 
@@ -154,17 +154,46 @@ impl Store {
         Ok(table)
     }
 
-    pub(in crate::storage) fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
-        let (feed, progress) =
-            table.with_trees(|trees| Ok((trees.rows.subscribe(), trees.progress.clone())))?;
-        self.pump(table, feed, progress)
+    /// Has every table publish its changes from now on, if they do not yet. Without subscribers nobody needs them, and an insert that no feed
+    /// reports costs the engine less.
+    ///
+    /// # Errors
+    /// `Io` if no thread can be started.
+    pub(in crate::storage) fn start_pumps(&self) -> Result<()> {
+        // No table is made meanwhile.
+        let tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
+        // Before the tables are looked at: one that is being reopened gets its pump afterwards.
+        self.0.is_followed.store(true, Ordering::Release);
+        tables.values().try_for_each(|table| self.start_pump(table))?;
+        self.0.has_pumps.store(true, Ordering::Release);
+        Ok(())
     }
 
+    /// Whether every change is published.
+    pub(in crate::storage) fn has_pumps(&self) -> bool {
+        self.0.has_pumps.load(Ordering::Acquire)
+    }
+
+    /// Starts the pump of a table, if changes are published and it has none. A table that is being reopened gets its pump after that.
+    pub(in crate::storage) fn start_pump(&self, table: &Arc<Table>) -> Result<()> {
+        let feed = table.open().as_ref().and_then(|trees| self.feed(table, trees));
+        feed.map_or(Ok(()), |feed| self.pump(table, feed))
+    }
+
+    /// The feed of every row that is set in these trees from now on, with the count of those; `None` if nobody follows, or if it has a pump.
+    pub(in crate::storage) fn feed(&self, table: &Table, trees: &Trees) -> Option<(Feed, Arc<Progress>)> {
+        if !self.0.is_followed.load(Ordering::Acquire) {
+            return None;
+        }
+        let _partitions = table.lock_all();
+        trees.progress.add_pump().then(|| (trees.rows.subscribe(), trees.progress.clone()))
+    }
+
+    /// Runs the pump of a table.
     pub(in crate::storage) fn pump(
         &self,
         table: &Arc<Table>,
-        feed: Feed,
-        progress: Arc<Progress>,
+        (feed, progress): (Feed, Arc<Progress>),
     ) -> Result<()> {
         let (table, hub) = (table.clone(), self.0.hub.clone());
         let now_ms: WallClock = match table.is_strong() {
@@ -172,7 +201,11 @@ impl Store {
             true => Arc::new(|| 0),
             false => self.0.options.environment.clock().clone(),
         };
-        self.spawn("pump", move || pump::run(feed, &table, &progress, &hub, &now_ms))
+        let (pumped, counted) = (table.clone(), progress.clone());
+        self.spawn("pump", move || pump::run(feed, &pumped, &counted, &hub, &now_ms)).inspect_err(|_| {
+            let _partitions = table.lock_all();
+            progress.remove_pump();
+        })
     }
 }
 

@@ -1,6 +1,6 @@
-//! The hub of the change stream. One thread per table (`pump`) drains the engine's feed and never waits: it numbers each change, keeps it
-//! in a ring for returning subscribers, and puts it into the queues of current ones. Writers call no subscriber, and no subscriber can slow
-//! down a writer, the pump or another subscriber.
+//! The hub of the change stream. From the first subscriber on, one thread per table (`pump`) drains the engine's feed and never waits: it
+//! numbers each change, keeps it in a ring for returning subscribers, and puts it into the queues of current ones. Writers call no
+//! subscriber, and no subscriber can slow down a writer, the pump or another subscriber.
 //!
 //! Every change has a cursor. Its epoch is new whenever the store is opened, so that a cursor of an earlier run or of another node is
 //! recognized; `table::agreed` says what such a cursor is good for. A queue holds changes in order up to a limit, then only the newest of
@@ -128,8 +128,8 @@ impl Hub {
                 self.subscriptions_max
             )));
         }
-        let rooted_ms = self.agreed.rooted_ms();
-        state.follow(rooted_ms);
+        // No pump published what was written before, nor the end of a value that had expired by now.
+        state.follow(self.agreed.label_max_ms().max(now_ms));
         let (joined, is_foreign) = match after {
             None => (Joined::Replay(VecDeque::new()), false),
             Some(cursor) => match state.missed_after(cursor, topics) {
@@ -253,7 +253,7 @@ impl Hub {
         state.foreign_cursor = false;
         state.ring_is_active = false;
         if !state.subscribers.is_empty() {
-            state.follow(self.agreed.rooted_ms());
+            state.follow(self.agreed.label_max_ms());
         }
         (state.ring, state.ring_bytes) = (VecDeque::new(), 0);
         state.for_all(|queue| queue.lagged = true);
@@ -285,12 +285,11 @@ impl State {
         Cursor { epoch, sequence, agreed_ms, cluster }
     }
 
-    /// Starts the ring, if it has not started.
-    fn follow(&mut self, rooted_ms: u64) {
+    /// Starts the ring, if it has not started. No earlier change has a label above `label_max_ms`.
+    fn follow(&mut self, label_max_ms: u64) {
         if !self.ring_is_active {
             self.ring_is_active = true;
-            // Earlier changes have no higher label, whatever roots were taken meanwhile.
-            self.label_ms = self.label_ms.max(rooted_ms);
+            self.label_ms = self.label_ms.max(label_max_ms);
             self.begun_ms = self.label_ms;
         }
     }

@@ -131,8 +131,9 @@ impl Store {
         if copied.is_err() {
             self.remove_spare_trees(table.name());
         }
-        let (feed, progress) = copied?;
-        self.pump(table, feed, progress)?;
+        if let Some(feed) = copied? {
+            self.pump(table, feed)?;
+        }
         Ok(lost)
     }
 
@@ -152,7 +153,12 @@ impl Store {
     }
 
     /// Finishes a copy while nobody reads or writes the table.
-    fn switch_to_copy(&self, table: &Table, trees: &mut Trees, copy: &Copy) -> Result<(Feed, Arc<Progress>)> {
+    fn switch_to_copy(
+        &self,
+        table: &Table,
+        trees: &mut Trees,
+        copy: &Copy,
+    ) -> Result<Option<(Feed, Arc<Progress>)>> {
         // Publish earlier writes before later ones.
         trees.progress.wait_until_caught_up();
         table.changed.take().iter().try_for_each(|row| table.copy_row(trees, row, copy))?;
@@ -164,11 +170,11 @@ impl Store {
         trees.rows = copy.rows.tree.clone();
         trees.chunks = copy.chunks.tree.clone();
         trees.progress = Arc::new(Progress::new());
-        let ring_is_active = (trees.rows.subscribe(), trees.progress.clone());
+        let feed = self.feed(table, trees);
         table.recount(trees, &copy.lost.all())?;
         // Earlier digests said that these rows were here.
         table.lost.raise_since(self.now_ms());
-        Ok(ring_is_active)
+        Ok(feed)
     }
 }
 

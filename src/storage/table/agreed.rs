@@ -71,6 +71,8 @@ const AGREED_KEY: &[u8] = b"agreed";
 pub struct AgreedInstants {
     /// Instant of the last root taken of this store.
     rooted_ms: AtomicU64,
+    /// The latest timestamp of all rows set since the store was opened.
+    written_ms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -119,12 +121,21 @@ impl AgreedInstants {
         self.rooted_ms.load(Ordering::SeqCst)
     }
 
-    /// Records a row that is about to be set, if it is late. Call it under the lock of the row's partition, after the table's cached root
+    /// No row that was set before the call has a later label, if its partition was locked since.
+    pub fn label_max_ms(&self) -> u64 {
+        self.rooted_ms().max(self.written_ms.load(Ordering::Relaxed))
+    }
+
+    /// Records a row that is about to be set. Call it under the lock of the row's partition, after the table's cached root
     /// was invalidated: then a concurrent root either includes the row, or makes it late.
     ///
     /// # Errors
     /// Those of the engine.
-    pub fn record_late_row(&self, meta: &Tree, timestamp_ms: u64) -> Result<()> {
+    pub fn record_row(&self, meta: &Tree, timestamp_ms: u64) -> Result<()> {
+        // Most writes of one millisecond need no more than this look.
+        if self.written_ms.load(Ordering::Relaxed) < timestamp_ms {
+            self.written_ms.fetch_max(timestamp_ms, Ordering::Relaxed);
+        }
         fence(Ordering::SeqCst);
         let rooted_ms = self.rooted_ms.load(Ordering::SeqCst);
         if timestamp_ms > rooted_ms { Ok(()) } else { self.note(meta, timestamp_ms, rooted_ms) }

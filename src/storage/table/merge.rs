@@ -193,8 +193,11 @@ impl Table {
         stored: Option<&[u8]>,
         staged: &Staged,
     ) -> Result<()> {
-        trees.progress.begin(1);
+        let is_published = trees.progress.begin();
         self.set(trees, row, &staged.bytes)?;
+        if !is_published && !staged.head.is_quiet_at((self.context.now_ms)()) {
+            self.context.counters.changes.increment();
+        }
         self.replaced(trees, partition, row, stored, &staged.head)?;
         self.grow(trees, row[0], partition);
         Ok(())
@@ -231,7 +234,7 @@ impl Table {
             return Ok((merged, None));
         }
         self.context.counters.writes.increment();
-        self.context.agreed.record_late_row(&trees.meta, register.timestamp().unix_ms())?;
+        self.context.agreed.record_row(&trees.meta, register.timestamp().unix_ms())?;
         let staged = self.encode(trees, row, &register, stored)?;
         Ok((merged, Some(staged)))
     }
@@ -307,7 +310,7 @@ impl Table {
     fn set(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
         let set = self.set_stored(trees, row, bytes);
         if set.is_err() {
-            trees.progress.give_up(1);
+            trees.progress.give_up();
         }
         self.report_unreadable_on_error(set)
     }

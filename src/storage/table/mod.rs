@@ -348,6 +348,11 @@ impl Table {
         self.partitions[usize::from(number)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The locks of all partitions: nothing is written meanwhile.
+    pub(super) fn lock_all(&self) -> Vec<MutexGuard<'_, Partition>> {
+        (0..PARTITIONS).map(|number| self.lock(number as u8)).collect()
+    }
+
     pub(super) fn open(&self) -> RwLockReadGuard<'_, Option<Trees>> {
         self.trees.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
 //! Progress of a table's pump: how many rows were set, and how many of them are published. A new subscriber waits for it, so that it is not
-//! sent earlier changes.
+//! sent earlier changes. A table that nobody has followed yet has no pump: its rows need not be published and are not counted.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -17,24 +17,43 @@ const CATCH_UP_PAUSE: Duration = Duration::from_millis(1);
 /// Counts of one table, from one opening of the engine to the next.
 #[derive(Debug)]
 pub struct Progress {
+    has_pump: AtomicBool,
     begun: AtomicU64,
     published: watch::Sender<u64>,
 }
 
 impl Progress {
-    /// Starts with nothing set.
+    /// Starts with nothing set, and without a pump.
     pub fn new() -> Self {
-        Self { begun: AtomicU64::new(0), published: watch::Sender::new(0) }
+        Self { has_pump: AtomicBool::new(false), begun: AtomicU64::new(0), published: watch::Sender::new(0) }
     }
 
-    /// Records that `count` rows are about to be set; the engine's feed will deliver each of them.
-    pub fn begin(&self, count: usize) {
-        self.begun.fetch_add(count as u64, Ordering::AcqRel);
+    /// Records that there is a pump from now on. Returns false if there was one. Call it under the locks of all partitions, so that each row
+    /// is either counted and delivered by the feed, or neither.
+    pub fn add_pump(&self) -> bool {
+        !self.has_pump.swap(true, Ordering::AcqRel)
     }
 
-    /// Records that `count` of those rows were not set after all.
-    pub fn give_up(&self, count: usize) {
-        self.begun.fetch_sub(count as u64, Ordering::AcqRel);
+    /// Records that there is no pump after all. Call it under the locks of all partitions.
+    pub fn remove_pump(&self) {
+        self.has_pump.store(false, Ordering::Release);
+        self.begun.store(*self.published.borrow(), Ordering::Release);
+    }
+
+    /// Records that a row is about to be set. Returns whether the engine's feed will deliver it. Call it under the lock of its partition.
+    pub fn begin(&self) -> bool {
+        let has_pump = self.has_pump.load(Ordering::Acquire);
+        if has_pump {
+            self.begun.fetch_add(1, Ordering::AcqRel);
+        }
+        has_pump
+    }
+
+    /// Records that the row was not set after all. Call it under the same lock.
+    pub fn give_up(&self) {
+        if self.has_pump.load(Ordering::Acquire) {
+            self.begun.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// Records that one more row of the feed was published.

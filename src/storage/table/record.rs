@@ -58,6 +58,11 @@ impl Head {
     pub fn visible_at(&self, now_ms: u64) -> bool {
         self.live && self.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms)
     }
+
+    /// Whether nobody is told of it, if it is set at `now_ms`: it ends nothing visible, or is a value that has expired already.
+    pub fn is_quiet_at(&self, now_ms: u64) -> bool {
+        if self.live { !self.visible_at(now_ms) } else { self.quiet }
+    }
 }
 
 /// Where a record's payload is.
