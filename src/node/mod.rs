@@ -66,6 +66,7 @@ pub use crate::storage::{
     WallClock,
     changes::{
         change::{Change, Cursor, Effect, Gone, Topic},
+        delivery::{Offered, Sink},
         subscription::{Notice, Start, Subscription},
     },
     table::{

@@ -53,6 +53,7 @@ use self::{
     changes::{
         backlog::Backlogs,
         change::Topic,
+        delivery::Deliveries,
         hub::Hub,
         subscription::{Start, Subscription},
         wakeups::Wakeups,
@@ -148,7 +149,8 @@ impl Store {
             reindex: Arc::default(),
             tap: Arc::default(),
         };
-        let (wakeups, waiting) = Wakeups::new();
+        let deliveries = Arc::<Deliveries>::default();
+        let (wakeups, waiting) = Wakeups::new(Arc::clone(&deliveries));
         let epoch = options.environment.fresh_epoch()?;
         let hub = Arc::new(Hub::new(epoch, &context, &options, wakeups));
         let suspected_loss = SuspectedLoss::new(identity.suspected_loss.clone());
@@ -177,6 +179,10 @@ impl Store {
         store.open_tables()?;
         store.remove_unused_trees()?;
         store.spawn("wake", move || changes::wakeups::run(&waiting))?;
+        for _ in 0..Deliveries::threads() {
+            let deliveries = Arc::clone(&deliveries);
+            store.spawn("deliver", move || deliveries.run())?;
+        }
         store.start_threads(gc::Worker::new(work), damage)?;
         Ok(store)
     }

@@ -18,7 +18,7 @@ use super::{
     change::{Cursor, Gone, Topic, Wanted},
     entry::{LoggedChange, NewChange},
     queue::{Queue, Subscriber},
-    wakeups::{WAKE_BATCH_MAX, Wakeups},
+    wakeups::{Round, Wakeups},
 };
 use crate::{
     core::name::{Key, TableName},
@@ -205,10 +205,11 @@ impl Hub {
         cursor.cluster == self.digest_key.cluster() && self.agreed.accepts_cursor(cursor.agreed_ms, now_ms)
     }
 
-    /// Returns the position of a subscriber whose queue is empty; `None` if changes wait in it.
+    /// Returns the position of a subscriber whose queue is empty; `None` if changes wait in it. The next change waits until the subscriber
+    /// takes it.
     pub fn position(&self, subscriber: &Subscriber) -> Option<Cursor> {
         let state = self.lock();
-        subscriber.queue().is_empty().then(|| state.cursor())
+        subscriber.queue().pause_at_end().then(|| state.cursor())
     }
 
     /// Returns the changes of `topics` after a position of this epoch, if the ring holds all of them.
@@ -345,7 +346,7 @@ impl State {
         self.sequence += 1;
         let logged = Arc::new(LoggedChange::new(Some(self.cursor()), new_change));
         let scarce = self.buffers.are_scarce();
-        let (mut woken, mut waiting) = (0, Vec::new());
+        let mut round = Round::default();
         for subscriber in self.followers(&logged.table, &logged.key) {
             if logged.quiet && !subscriber.foreign_cursor {
                 continue;
@@ -354,18 +355,9 @@ impl State {
             if queue.push(&logged) || (scarce && queue.shed()) {
                 counters.resyncs.increment();
             }
-            if woken < WAKE_BATCH_MAX {
-                let waker = queue.waker.take();
-                drop(queue);
-                if let Some(waker) = waker {
-                    woken += 1;
-                    waker.wake();
-                }
-            } else if queue.request_wakeup() {
-                waiting.push(subscriber.clone());
-            }
+            round.add(subscriber, queue);
         }
-        self.wakeups.wake(waiting);
+        self.wakeups.wake(round);
         self.ring_bytes += logged.bytes;
         self.ring.push_back(logged);
         let ring_bytes_max = self.buffers.changes_bytes_now();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{change::Cursor, entry::LoggedChange};
+use super::{change::Cursor, delivery::Sink, entry::LoggedChange};
 
 /// Most changes, and about how many bytes of them, in one queue.
 const QUEUE_CHANGES_MAX: usize = 256;
@@ -33,6 +33,12 @@ pub struct Queue {
     pub(in crate::storage) ended: bool,
     pub(in crate::storage) waker: Option<Waker>,
     wakeup_pending: bool,
+    /// Takes changes in place of the reader.
+    sink: Option<Arc<dyn Sink>>,
+    /// Whether the sink may take changes now: the reader waits, and has nothing else in mind.
+    is_open_to_sink: bool,
+    /// Whether a change is on its way into the sink. Until it is there, the reader takes nothing.
+    is_delivering: bool,
     /// When the queue was first seen half full without being read since.
     full_since: Option<Instant>,
 }
@@ -50,25 +56,88 @@ pub enum Waiting {
 }
 
 impl Queue {
-    /// Takes the next item. If there is none, registers `waker`.
-    pub fn take(&mut self, waker: &Waker) -> Waiting {
-        if self.ended {
-            return Waiting::Ended;
+    /// Takes the next item. If there is none, registers `waker`, and leaves the next changes to the sink if `to_sink`.
+    pub fn take(&mut self, waker: &Waker, to_sink: bool) -> Waiting {
+        if !self.is_delivering {
+            // What the reader takes now comes first.
+            self.is_open_to_sink = false;
+            if self.ended {
+                return Waiting::Ended;
+            }
+            if self.lagged {
+                return Waiting::Lagged;
+            }
+            if let Some(logged) = self.pop() {
+                return Waiting::Change(logged);
+            }
         }
-        if self.lagged {
-            return Waiting::Lagged;
-        }
-        if let Some(logged) = self.pending.pop_front() {
-            self.bytes -= logged.bytes;
-            self.full_since = None;
-            return Waiting::Change(logged);
-        }
-        // An idle queue keeps no buffer: there may be very many of them.
-        self.pending = VecDeque::new();
+        self.is_open_to_sink = to_sink && self.sink.is_some();
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
         }
         Waiting::Nothing
+    }
+
+    fn pop(&mut self) -> Option<Arc<LoggedChange>> {
+        let logged = self.pending.pop_front();
+        match &logged {
+            Some(logged) => {
+                self.bytes -= logged.bytes;
+                self.full_since = None;
+            }
+            // An idle queue keeps no buffer: there may be very many of them.
+            None => self.pending = VecDeque::new(),
+        }
+        logged
+    }
+
+    /// Sets what takes changes in place of the reader.
+    pub(super) fn set_sink(&mut self, sink: Arc<dyn Sink>) {
+        self.sink = Some(sink);
+    }
+
+    /// Whether the next changes are for the sink.
+    pub(super) fn is_open_to_sink(&self) -> bool {
+        self.is_open_to_sink
+    }
+
+    /// The sink, if it is to take what waits. Then `next_delivery` follows.
+    pub(super) fn begin_delivery(&mut self) -> Option<Arc<dyn Sink>> {
+        self.wakeup_pending = false;
+        if self.is_delivering || !self.is_open_to_sink {
+            return None;
+        }
+        self.is_delivering = self.sink.is_some();
+        self.sink.clone()
+    }
+
+    /// The next change for the sink; `None` ends the delivery.
+    pub(super) fn next_delivery(&mut self) -> Option<Arc<LoggedChange>> {
+        let is_for_sink = self.is_open_to_sink && !self.lagged && !self.ended;
+        let logged = if is_for_sink { self.pop() } else { None };
+        self.is_delivering = logged.is_some();
+        logged
+    }
+
+    /// Ends the delivery, and leaves everything to the reader: first of all a change that the sink did not take.
+    pub(super) fn leave_to_reader(&mut self, refused: Option<Arc<LoggedChange>>) {
+        self.is_delivering = false;
+        self.is_open_to_sink = false;
+        if let Some(logged) = refused.filter(|_| !self.lagged) {
+            self.bytes += logged.bytes;
+            self.pending.push_front(logged);
+        }
+    }
+
+    /// Whether it is empty, so that its reader, or the sink, has all that was published. From here on the reader has the next changes.
+    pub(in crate::storage) fn pause_at_end(&mut self) -> bool {
+        self.is_open_to_sink = false;
+        self.is_empty() && !self.is_delivering
+    }
+
+    /// Whether there is nothing for the reader.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && !self.lagged && !self.ended
     }
 
     /// Whether the reader is waiting and no wakeup was requested yet; requests one then.
@@ -83,11 +152,6 @@ impl Queue {
         self.pending.is_empty() || self.waker.is_some()
     }
 
-    /// Whether it is empty, so that its reader has all that was published.
-    pub(in crate::storage) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && !self.lagged && !self.ended
-    }
-
     /// Whether it has room for changes that can be delayed. A queue that is not read at all delays nobody for long.
     pub(in crate::storage) fn has_room(&mut self) -> bool {
         if self.lagged || !self.over(QUEUE_CHANGES_MAX / 2, QUEUE_BYTES_MAX / 2) {
@@ -96,8 +160,9 @@ impl Queue {
         self.full_since.get_or_insert_with(Instant::now).elapsed() >= STUCK_TIMEOUT
     }
 
-    /// Whether the node is stopping. If not, registers `waker` for that.
+    /// Whether the node is stopping. If not, registers `waker` for that. What waits is for later.
     pub fn ended(&mut self, waker: &Waker) -> bool {
+        self.is_open_to_sink = false;
         self.waker = Some(waker.clone());
         self.ended
     }

@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use super::{
     change::{Change, Cursor, Effect, Topic},
+    delivery::Sink,
     entry::LoggedChange,
     hub::{Hub, Joined},
     queue::{Subscriber, Waiting},
@@ -129,7 +130,13 @@ impl Subscription {
         })
     }
 
-    /// The cursor from which a client can resume that has received everything so far; `None` while more is on its way.
+    /// Has a sink take changes while this stream is polled and waits. The sink gets them in order, each in place of an item of the stream.
+    pub fn deliver_to(&self, sink: Arc<dyn Sink>) {
+        self.subscriber.queue().set_sink(sink);
+    }
+
+    /// The cursor from which a client can resume that has received everything so far; `None` while more is on its way. Nothing is delivered
+    /// to a sink from here on, until the stream is polled again.
     pub fn position(&self) -> Option<Cursor> {
         match self.phase {
             Phase::Live => self.hub.position(&self.subscriber),
@@ -242,7 +249,8 @@ impl Subscription {
 
     fn poll_live(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
         loop {
-            let waiting = self.subscriber.queue().take(context.waker());
+            // A sink cannot tell what was delivered already.
+            let waiting = self.subscriber.queue().take(context.waker(), self.delivered.is_empty());
             match waiting {
                 Waiting::Nothing => return Poll::Pending,
                 Waiting::Change(logged) => {
