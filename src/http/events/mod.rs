@@ -1,5 +1,5 @@
-//! Events as clients see them. A change is rendered once, as the frame of a Server-Sent Event that all subscribers share. A WebSocket sends
-//! the JSON object inside that frame.
+//! Events as clients see them, and the streams of them. A change is rendered once, as the frame of a Server-Sent Event that all subscribers
+//! share. A WebSocket sends the JSON object inside that frame.
 //!
 //! Content cannot break a frame: JSON text has no raw line breaks, serde_json escapes keys, and table names are plain by rule. An event
 //! carries an id (a cursor) only if a client may resume from it. `resync` and the values of a snapshot have none, so a client that is cut
@@ -9,14 +9,17 @@
 //! dispatches nothing (HTML standard, "9.2.6 Interpreting an event stream", at the blank line). So a client that is cut off before the
 //! first event can resume too.
 
-use std::fmt::{self, Write};
+mod frame;
+pub mod stream;
 
-use bytes::Bytes;
+use std::fmt::{self, Write};
 
 use crate::{
     error::Error,
     node::{Change, Cursor, Effect, Gone, Notice},
 };
+
+pub use self::frame::Frame;
 
 const POSITION: &str = r#"{"event":"position"}"#;
 const SYNC: &str = r#"{"event":"sync"}"#;
@@ -29,13 +32,13 @@ const SHUTDOWN: &str = r#"{"event":"shutdown"}"#;
 const FRAME_BYTES: usize = 256;
 
 /// The start of an event stream: which node answers, how long to wait before reconnecting, and the position, if known.
-pub fn head(address: &str, position: Option<Cursor>) -> Bytes {
-    Bytes::from(format!(": dynarust {address}\nretry: 2000\n{}\n", id_line(position)))
+pub fn head(address: &str, position: Option<Cursor>) -> Frame {
+    Frame::of(format_args!(": dynarust {address}\nretry: 2000\n{}\n", id_line(position)))
 }
 
 /// Keeps an idle event stream open: a comment, which readers skip, and the position, if all events up to there were sent.
-pub fn keep_alive(position: Option<Cursor>) -> Bytes {
-    Bytes::from(format!(": \n{}\n", id_line(position)))
+pub fn keep_alive(position: Option<Cursor>) -> Frame {
+    Frame::of(format_args!(": \n{}\n", id_line(position)))
 }
 
 fn id_line(position: Option<Cursor>) -> String {
@@ -43,16 +46,21 @@ fn id_line(position: Option<Cursor>) -> String {
 }
 
 /// Renders a notice as the frame of an event stream.
-pub fn frame(notice: &Notice) -> Bytes {
+pub fn frame(notice: &Notice) -> Frame {
     match notice {
-        Notice::Change(change) => change.rendered(render).clone(),
-        Notice::Position(cursor) => Bytes::from(format!("id: {cursor}\n\n")),
-        Notice::Sync(cursor) => Bytes::from(format!("id: {cursor}\nevent: sync\ndata: {SYNC}\n\n")),
-        Notice::Resync(_) => Bytes::from(format!("event: resync\ndata: {RESYNC}\n\n")),
-        Notice::Incomplete => Bytes::from(format!("event: incomplete\ndata: {INCOMPLETE}\n\n")),
-        Notice::Shutdown => Bytes::from(format!("event: shutdown\ndata: {SHUTDOWN}\n\n")),
-        Notice::Failed(error) => Bytes::from(format!("event: failed\ndata: {}\n\n", failed(error))),
+        Notice::Change(change) => frame_of(change),
+        Notice::Position(cursor) => Frame::of(format_args!("id: {cursor}\n\n")),
+        Notice::Sync(cursor) => Frame::of(format_args!("id: {cursor}\nevent: sync\ndata: {SYNC}\n\n")),
+        Notice::Resync(_) => Frame::of(format_args!("event: resync\ndata: {RESYNC}\n\n")),
+        Notice::Incomplete => Frame::of(format_args!("event: incomplete\ndata: {INCOMPLETE}\n\n")),
+        Notice::Shutdown => Frame::of(format_args!("event: shutdown\ndata: {SHUTDOWN}\n\n")),
+        Notice::Failed(error) => Frame::of(format_args!("event: failed\ndata: {}\n\n", failed(error))),
     }
+}
+
+/// Renders a change, once for all.
+pub fn frame_of(change: &Change) -> Frame {
+    Frame::from_chunk(change.rendered(|change| render(change).into_chunk()).clone())
 }
 
 /// Renders a notice as a WebSocket message: the event's object, plus `sub` (JSON text) and the cursor to resume from, if there are any.
@@ -60,8 +68,8 @@ pub fn message(notice: &Notice, sub: Option<&str>) -> String {
     let (frame, failure);
     let object = match notice {
         Notice::Change(change) => {
-            frame = change.rendered(render);
-            object_in(change, frame)
+            frame = frame_of(change);
+            object_in(change, frame.text())
         }
         Notice::Position(_) => POSITION,
         Notice::Sync(_) => SYNC,
@@ -89,8 +97,8 @@ fn cursor(notice: &Notice) -> Option<Cursor> {
 }
 
 /// The last event of a stream whose token is no longer valid, as the frame of an event stream.
-pub fn unauthorized_frame(why: &str) -> Bytes {
-    Bytes::from(format!("event: unauthorized\ndata: {}\n\n", unauthorized(why)))
+pub fn unauthorized_frame(why: &str) -> Frame {
+    Frame::of(format_args!("event: unauthorized\ndata: {}\n\n", unauthorized(why)))
 }
 
 /// The same as a WebSocket message.
@@ -106,10 +114,9 @@ fn failed(error: &Error) -> String {
 const DATA: &str = "data: ";
 const END: &str = "\n\n";
 
-fn render(change: &Change) -> Bytes {
-    let mut frame = String::with_capacity(FRAME_BYTES + change.key.as_str().len() + value_bytes(change));
-    write_frame(&mut frame, change).expect("writing to a String cannot fail");
-    Bytes::from(frame)
+fn render(change: &Change) -> Frame {
+    let bytes = FRAME_BYTES + change.key.as_str().len() + value_bytes(change);
+    Frame::written(bytes, |frame| write_frame(frame, change))
 }
 
 fn write_frame(frame: &mut String, change: &Change) -> fmt::Result {
@@ -161,9 +168,8 @@ fn value_bytes(change: &Change) -> usize {
     }
 }
 
-/// The JSON object inside a change's frame.
-fn object_in<'a>(change: &Change, frame: &'a Bytes) -> &'a str {
-    let text = std::str::from_utf8(frame).expect("a frame is rendered as text");
+/// The JSON object inside the text of a change's frame.
+fn object_in<'a>(change: &Change, text: &'a str) -> &'a str {
     let id_line = if change.cursor.is_some() { text.find('\n').map_or(0, |end| end + 1) } else { 0 };
     &text[id_line + DATA.len()..text.len() - END.len()]
 }
@@ -201,7 +207,7 @@ mod tests {
              \"value\":{{\"n\":1.10}},\"version\":\"{VERSION}\",\"timestamp\":6870824806,\
              \"node\":\"00000000000000ab\"}}\n\n"
         );
-        assert_eq!(frame(&notice), expected);
+        assert_eq!(frame(&notice).text(), expected);
     }
 
     #[test]
@@ -222,7 +228,7 @@ mod tests {
             let value = json_string(text);
             let notice = change(Some(CURSOR), text, updated(&value, None));
             let frame = frame(&notice);
-            let frame = std::str::from_utf8(&frame).expect("text");
+            let frame = frame.text();
             let lines: Vec<&str> = frame.split(['\r', '\n']).collect();
             assert_eq!(lines.len(), 4, "{frame:?}");
             assert!(lines[0].starts_with("id: ") && lines[2..] == ["", ""], "{frame:?}");
@@ -237,7 +243,7 @@ mod tests {
         let notices = [change(None, "k", updated("1", None)), Notice::Resync(CURSOR), Notice::Shutdown];
         for notice in notices {
             let frame = frame(&notice);
-            let frame = std::str::from_utf8(&frame).expect("text");
+            let frame = frame.text();
             assert!(frame.lines().all(|line| !line.starts_with("id")), "{frame}");
             assert!(!message(&notice, None).contains("cursor"));
         }
@@ -246,20 +252,20 @@ mod tests {
     #[test]
     fn control_events_are_named_and_a_client_can_resume_from_sync() {
         let sync = "id: 3f2a91c0.184467\nevent: sync\ndata: {\"event\":\"sync\"}\n\n";
-        assert_eq!(frame(&Notice::Sync(CURSOR)), sync);
-        assert_eq!(frame(&Notice::Resync(CURSOR)), "event: resync\ndata: {\"event\":\"resync\"}\n\n");
-        assert_eq!(frame(&Notice::Shutdown), "event: shutdown\ndata: {\"event\":\"shutdown\"}\n\n");
+        assert_eq!(frame(&Notice::Sync(CURSOR)).text(), sync);
+        assert_eq!(frame(&Notice::Resync(CURSOR)).text(), "event: resync\ndata: {\"event\":\"resync\"}\n\n");
+        assert_eq!(frame(&Notice::Shutdown).text(), "event: shutdown\ndata: {\"event\":\"shutdown\"}\n\n");
     }
 
     #[test]
     fn a_position_is_an_id_without_data() {
         let cursor = Cursor { agreed_ms: 1_763_689_000_123, cluster: 0xbeef, ..CURSOR };
-        assert_eq!(frame(&Notice::Position(cursor)), "id: 3f2a91c0.184467.1763689000123.0000beef\n\n");
-        assert_eq!(head("a:1", Some(CURSOR)), ": dynarust a:1\nretry: 2000\nid: 3f2a91c0.184467\n\n");
-        assert_eq!(head("a:1", None), ": dynarust a:1\nretry: 2000\n\n");
+        assert_eq!(frame(&Notice::Position(cursor)).text(), "id: 3f2a91c0.184467.1763689000123.0000beef\n\n");
+        assert_eq!(head("a:1", Some(CURSOR)).text(), ": dynarust a:1\nretry: 2000\nid: 3f2a91c0.184467\n\n");
+        assert_eq!(head("a:1", None).text(), ": dynarust a:1\nretry: 2000\n\n");
         assert_eq!(
-            (keep_alive(Some(CURSOR)), keep_alive(None)),
-            (": \nid: 3f2a91c0.184467\n\n".into(), ": \n\n".into())
+            (keep_alive(Some(CURSOR)).text(), keep_alive(None).text()),
+            (": \nid: 3f2a91c0.184467\n\n", ": \n\n")
         );
         let message = message(&Notice::Position(CURSOR), None);
         assert_eq!(message, r#"{"event":"position","cursor":"3f2a91c0.184467"}"#);
@@ -281,6 +287,6 @@ mod tests {
     #[test]
     fn a_change_is_rendered_once() {
         let notice = change(Some(CURSOR), "k", updated("1", None));
-        assert_eq!(frame(&notice).as_ptr(), frame(&notice).as_ptr());
+        assert_eq!(frame(&notice).text().as_ptr(), frame(&notice).text().as_ptr());
     }
 }

@@ -10,6 +10,7 @@ pub mod condition;
 pub mod connection_state;
 pub mod consistency;
 pub mod expiry;
+pub mod hand_over;
 pub mod latencies;
 pub mod path;
 pub mod permission;
@@ -73,7 +74,7 @@ pub struct Head {
     route: OnceLock<Route>,
     principal: OnceLock<Principal>,
     body: Mutex<Option<Incoming>>,
-    upgrade: Mutex<Option<OnUpgrade>>,
+    can_upgrade: bool,
 }
 
 impl Deref for Call {
@@ -91,7 +92,7 @@ impl Call {
         connection: &Arc<ConnectionState>,
     ) -> (Self, hyper::http::Extensions) {
         let (mut head, body) = request.into_parts();
-        let upgrade = head.extensions.remove();
+        let can_upgrade = head.extensions.remove::<OnUpgrade>().is_some();
         let request_id = request_id_of(&head.headers);
         let call = Self(Arc::new(Head {
             method: head.method,
@@ -104,7 +105,7 @@ impl Call {
             route: OnceLock::new(),
             principal: OnceLock::new(),
             body: Mutex::new(Some(body)),
-            upgrade: Mutex::new(upgrade),
+            can_upgrade,
         }));
         (call, head.extensions)
     }
@@ -133,7 +134,7 @@ impl Call {
             route: OnceLock::new(),
             principal: OnceLock::new(),
             body: Mutex::new(None),
-            upgrade: Mutex::new(None),
+            can_upgrade: false,
         }))
     }
 }
@@ -185,9 +186,14 @@ impl Head {
         self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The upgrade of the connection under this request, once, if the client offers one.
-    pub fn take_upgrade(&self) -> Option<OnUpgrade> {
-        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Whether the client offers to go on with another protocol, and the connection can.
+    pub fn can_upgrade(&self) -> bool {
+        self.can_upgrade
+    }
+
+    /// Whether the connection can be taken from hyper once the head of the response is written: nothing of the request is left on it then.
+    pub fn can_hand_over(&self) -> bool {
+        self.version == Version::HTTP_11 && !self.has_body()
     }
 }
 

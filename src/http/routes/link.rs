@@ -7,7 +7,6 @@ use hyper::{
     Method,
     header::{self, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
 use tracing::{debug, warn};
 use warp::{filters::BoxedFilter, reply::Response};
 
@@ -15,7 +14,7 @@ use super::{exactly, route};
 use crate::{
     error::{Error, Result},
     http::{
-        request::{Call, route::Route, upgrade},
+        request::{Call, hand_over::Successor, route::Route, upgrade},
         response,
     },
     node::{LINK_PATH, Node, other_protocol, subprotocol},
@@ -40,7 +39,7 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
     if call.headers.contains_key(header::ORIGIN) {
         return Err(Error::Forbidden("this path is for other nodes, not for pages in a browser".into()));
     }
-    let (upgrade, accept) = upgrade::handshake(call)?;
+    let accept = upgrade::handshake(call)?;
     // Check before we answer or log anything, so that strangers cannot fill the log.
     let incoming = node.admit_link(call.remote, is_forwarded(call)).inspect_err(|error| {
         debug!(remote = %call.remote, %error, "link refused");
@@ -50,14 +49,8 @@ fn link(node: &Node, call: &Call) -> Result<Response> {
         incoming.reject();
         return Ok(refuse_protocol(call, protocol));
     }
-    let remote = call.remote;
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(connection) => incoming.accept(TokioIo::new(connection)),
-            Err(error) => debug!(%remote, %error, "connection lost before it became a link"),
-        }
-    });
     let mut response = response::switching_protocols(&accept);
+    Successor::Protocol(Box::new(|connection| incoming.accept(connection))).attach(&mut response);
     response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     Ok(response)
 }

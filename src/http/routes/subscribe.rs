@@ -1,17 +1,8 @@
 //! Follow keys over Server-Sent Events: one key, a prefix or list of keys of a table, or topics of many tables. The same paths with
 //! `Upgrade: websocket` send the same events as text frames.
-//!
-//! A stream is only a subscription and a keep-alive ticker. It has no queue of its own: the node's queue is bounded and sends `resync` when
-//! it overflows. It formats nothing: a change is rendered once for all. One poll gives one shared chunk, and hyper gathers the chunks that
-//! are ready into one write.
 
 use super::route;
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -19,7 +10,6 @@ use hyper::{
     Method,
     header::{self, HeaderName, HeaderValue},
 };
-use tokio::time::Interval;
 use warp::{
     filters::BoxedFilter,
     reply::{Reply, Response},
@@ -32,10 +22,10 @@ use crate::{
     },
     error::{Error, Result},
     http::{
-        access::lease::Lease,
-        events, keep_alive,
+        events::stream::EventStream,
         request::{
             Call, Query,
+            hand_over::{Events, Successor},
             path::{self, Address},
             permission::{self, Resource},
             route::Route,
@@ -44,7 +34,7 @@ use crate::{
         },
         response, websocket,
     },
-    node::{Node, Notice, Start, Subscription, Topic},
+    node::{Node, Start, Topic},
 };
 
 /// Most keys, prefixes and tables one stream may name. Each costs an entry in the node's index of subscribers.
@@ -106,15 +96,15 @@ async fn follow(node: &Arc<Node>, call: &Call, target: Target) -> Result<Respons
     }
     let lease = permission::lease(call)?;
     let subscription = node.watch(topics, start).await?;
-    let head = events::head(node.address(), subscription.position());
     call.connection.expect_events();
-    Ok(event_stream(Events {
-        head: Some(head),
-        subscription,
-        ticks: keep_alive::timer(),
-        lease,
-        is_ended: false,
-    }))
+    let stream = EventStream::new(node.address(), subscription, lease);
+    if !call.can_hand_over() {
+        return Ok(event_stream(stream));
+    }
+    let mut response = event_stream(futures_util::stream::pending());
+    let is_last = upgrade::has_token(call, header::CONNECTION, "close");
+    Successor::Events(Box::new(Events { stream, is_last })).attach(&mut response);
+    Ok(response)
 }
 
 /// The topics to follow.
@@ -191,40 +181,6 @@ fn event_stream(events: impl Stream<Item = io::Result<Bytes>> + Send + Sync + 's
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
-}
-
-/// The body of an event stream.
-struct Events {
-    head: Option<Bytes>,
-    subscription: Subscription,
-    ticks: Interval,
-    /// Completes when the client may follow no longer.
-    lease: Option<Lease>,
-    is_ended: bool,
-}
-
-impl Stream for Events {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(head) = self.head.take() {
-            return Poll::Ready(Some(Ok(head)));
-        }
-        if self.is_ended {
-            return Poll::Ready(None);
-        }
-        if let Some(lease) = &mut self.lease
-            && let Poll::Ready(end) = lease.as_mut().poll(context)
-        {
-            self.is_ended = true;
-            return Poll::Ready(Some(Ok(events::unauthorized_frame(end.reason()))));
-        }
-        if let Poll::Ready(notice) = Pin::new(&mut self.subscription).poll_next(context) {
-            return Poll::Ready(notice.map(|notice: Notice| Ok(events::frame(&notice))));
-        }
-        ready!(self.ticks.poll_tick(context));
-        Poll::Ready(Some(Ok(events::keep_alive(self.subscription.position()))))
-    }
 }
 
 #[cfg(test)]

@@ -16,23 +16,33 @@ use super::service::Service;
 use crate::http::request::{
     budget::{self, Reservation},
     connection_state::{ConnectionState, OpenRequest},
+    hand_over::{HandOver, Successor},
 };
 
 /// A response body, the request that stays open until it is sent, and the memory reserved until its bytes are written.
 pub(super) struct Answer<B> {
     pub(super) body: B,
     pub(super) reservation: Option<Arc<Reservation>>,
-    pub(super) _open: OpenRequest,
+    /// None once the response has another end than that of its body.
+    pub(super) _open: Option<OpenRequest>,
 }
 
-/// The response to a request on `connection`.
+/// The response to a request on `connection`, which can be handed over to somebody else if there is a `hand_over`.
 pub(super) async fn answer(
     request: Request<Incoming>,
     service: &Service,
     connection: &Arc<ConnectionState>,
+    hand_over: Option<&HandOver>,
 ) -> Response<Answer<impl Body<Data = Bytes, Error = warp::Error> + Unpin + use<>>> {
     let open = connection.begin_request();
-    let (response, reservation) = service.answer(request, connection, &open).await;
+    let (mut response, reservation) = service.answer(request, connection, &open).await;
+    let open = match hand_over.and_then(|hand_over| Some((hand_over, Successor::detach(&mut response)?))) {
+        Some((hand_over, successor)) => {
+            hand_over.begin(successor, open);
+            None
+        }
+        None => Some(open),
+    };
     response.map(|body| Answer { body, reservation: reservation.map(Arc::new), _open: open })
 }
 

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -16,7 +17,11 @@ use tracing::debug;
 
 use crate::{
     error::Error,
-    http::{HEAD_BYTES_MAX, request::connection_state::ConnectionState, response},
+    http::{
+        HEAD_BYTES_MAX,
+        request::{connection_state::ConnectionState, hand_over::HandOver, upgrade::read_again},
+        response,
+    },
 };
 
 /// hyper's own responses are no longer than this: a status line and three headers.
@@ -25,7 +30,10 @@ const HYPER_RESPONSE_BYTES_MAX: usize = 256;
 /// An HTTP/1 connection: requests and responses take turns.
 pub struct Http1Stream<S> {
     stream: S,
+    /// What was read too early: the beginning of the next request.
+    unread: Bytes,
     connection: Arc<ConnectionState>,
+    hand_over: Arc<HandOver>,
     phase: Phase,
     /// Start of the wait; `None` until somebody waits.
     since: Option<Instant>,
@@ -54,16 +62,35 @@ struct Replacement {
 
 impl<S> Http1Stream<S> {
     /// The stream of `connection`, whose first bytes have arrived.
-    pub fn new(stream: S, connection: Arc<ConnectionState>) -> Self {
+    pub fn new(stream: S, connection: Arc<ConnectionState>, hand_over: Arc<HandOver>) -> Self {
         Self {
             stream,
+            unread: Bytes::new(),
             connection,
+            hand_over,
             phase: Phase::Head,
             since: Some(Instant::now()),
             requests: 0,
             timer: None,
             replacement: None,
         }
+    }
+
+    /// The stream of `connection` after something else than hyper has answered a request on it. `unread` came behind that request.
+    pub fn resume(
+        stream: S,
+        unread: Bytes,
+        connection: Arc<ConnectionState>,
+        hand_over: Arc<HandOver>,
+    ) -> Self {
+        let requests = connection.requests_begun();
+        let new = Self::new(stream, connection, hand_over);
+        Self { unread, phase: Phase::Idle, since: None, requests, ..new }
+    }
+
+    /// The bytes under HTTP.
+    pub fn into_inner(self) -> S {
+        self.stream
     }
 
     /// Records that bytes arrived. We read the clock only once they turn out not to be a complete head.
@@ -123,6 +150,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.unread.is_empty() {
+            read_again(&mut this.unread, buffer);
+            this.received();
+            return Poll::Ready(Ok(()));
+        }
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         if read.is_ready() {
             this.received();
@@ -203,6 +235,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         // timeout.
         if flushed.is_ready() && self.has_answered() {
             let _ = self.poll_timeout(context);
+        }
+        if flushed.is_ready() {
+            self.hand_over.flushed();
         }
         flushed
     }

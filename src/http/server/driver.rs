@@ -1,7 +1,14 @@
-//! One connection from its first byte to its last: which protocol it speaks, and hyper for it.
+//! One connection from its first byte to its last: which protocol it speaks, and hyper for it, until somebody else gets it.
 
-use std::{convert::Infallible, future, pin::pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{self, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::Either};
 use hyper::{
     Request, Response,
@@ -20,13 +27,22 @@ use tracing::debug;
 use super::{
     answer::answer,
     connection::Http1Stream,
+    event_sender,
     rpc::RpcService,
     service::{self, Service},
-    socket::{ClientStream, Protocol, Socket},
+    socket::{ClientStream, Protocol, Socket, Transport},
     tls::Certificates,
 };
 use crate::{
-    http::{HEAD_BYTES_MAX, request::connection_state::ConnectionState, response},
+    http::{
+        HEAD_BYTES_MAX,
+        request::{
+            connection_state::{ConnectionState, OpenRequest},
+            hand_over::{HandOver, Successor},
+            upgrade::Upgraded,
+        },
+        response,
+    },
     node::Node,
 };
 
@@ -35,6 +51,9 @@ const HTTP2_STREAMS_MAX: u32 = 32;
 
 /// Why a connection ended early.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who gets a connection from hyper, the request that it answers, the bytes of the connection, and what was read too early.
+type HandedOver<S> = (Successor, OpenRequest, S, Bytes);
 
 /// One connection from its first byte to its last.
 pub(super) struct Connection {
@@ -95,13 +114,41 @@ impl Connection {
         if http2 { self.serve_http2(stream).await } else { self.serve_http1(stream).await }
     }
 
-    async fn serve_http1(
-        &mut self,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<(), BoxError> {
-        // Boxed, because hyper keeps room for the future until the connection ends, and a stream outlives its handler by hours.
+    /// Serves a connection by HTTP/1 until it ends, or belongs to another protocol.
+    async fn serve_http1(&self, io: impl Transport) -> Result<(), BoxError> {
+        let hand_over = Arc::<HandOver>::default();
+        let mut stream = Http1Stream::new(io, Arc::clone(&self.connection), Arc::clone(&hand_over));
+        loop {
+            // Boxed, so that it is gone while an event stream goes on, for hours.
+            let Some((successor, request, io, unread)) = Box::pin(self.serve_requests(stream, &hand_over)).await? else {
+                return Ok(());
+            };
+            let events = match successor {
+                Successor::Protocol(begin) => {
+                    begin(Upgraded::new(Box::new(io), unread));
+                    return Ok(());
+                }
+                Successor::Events(events) => *events,
+            };
+            let (mut io, unread) = event_sender::send(events.stream, io, unread).await?;
+            drop(request);
+            if events.is_last || self.node.is_draining() {
+                return Ok(io.shutdown().await?);
+            }
+            stream = Http1Stream::resume(io, unread, Arc::clone(&self.connection), Arc::clone(&hand_over));
+        }
+    }
+
+    /// Has hyper serve requests, until the connection ends or somebody else gets it.
+    async fn serve_requests<S: Transport>(
+        &self,
+        stream: Http1Stream<S>,
+        hand_over: &HandOver,
+    ) -> Result<Option<HandedOver<S>>, BoxError> {
+        // Boxed, because hyper keeps room for the future until the connection ends.
         let service = service_fn(|request: Request<Incoming>| {
-            let answering = answer(request, &self.service, &self.connection).map(Ok::<_, Infallible>);
+            let answering = answer(request, &self.service, &self.connection, Some(hand_over));
+            let answering = answering.map(Ok::<_, Infallible>);
             let mut answering = Box::pin(answering);
             // Most responses are ready at once. Then hyper gets the head's buffer back before it looks for the next request and can reuse
             // it; otherwise it needs a new buffer. A future that waits is polled again with a real waker.
@@ -110,7 +157,7 @@ impl Connection {
                 None => Either::Right(answering),
             }
         });
-        let connection = http1::Builder::new()
+        let mut requests = http1::Builder::new()
             .timer(TokioTimer::new())
             // `Http1Stream` has its own timeouts for a head and for the time before it.
             .header_read_timeout(None)
@@ -118,20 +165,25 @@ impl Connection {
             // Treat a client that closes its side as gone. Otherwise a stream would notice only at its next event. The price: a client that
             // closes its side to say it has asked everything gets no response that takes a while.
             .half_close(false)
-            .serve_connection(TokioIo::new(Http1Stream::new(io, Arc::clone(&self.connection))), service)
-            .with_upgrades();
-        let mut connection = pin!(connection);
+            .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             biased;
-            ended = connection.as_mut() => return Ok(ended?),
-            () = self.node.drained() => connection.as_mut().graceful_shutdown(),
+            ended = until_handed_over(&mut requests, hand_over) => ended?,
+            () = self.node.drained() => {
+                Pin::new(&mut requests).graceful_shutdown();
+                // hyper ends an idle connection at once, but waits for the rest of a partial head.
+                tokio::select! {
+                    biased;
+                    ended = until_handed_over(&mut requests, hand_over) => ended?,
+                    () = self.connection.wait_until_idle() => return Ok(None),
+                }
+            }
         }
-        // hyper ends an idle connection at once, but waits for the rest of a partial head.
-        tokio::select! {
-            biased;
-            ended = connection => Ok(ended?),
-            () = self.connection.wait_until_idle() => Ok(()),
-        }
+        let Some((successor, request)) = hand_over.take() else { return Ok(None) };
+        let parts = requests.into_parts();
+        // What hyper has is a part of its buffer.
+        let unread = Bytes::copy_from_slice(&parts.read_buf);
+        Ok(Some((successor, request, parts.io.into_inner().into_inner(), unread)))
     }
 
     async fn serve_http2(
@@ -141,7 +193,7 @@ impl Connection {
         let (service, connection) = (Arc::clone(&self.service), Arc::clone(&self.connection));
         let service = service_fn(move |request: Request<Incoming>| {
             let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(answer(request, &service, &connection).await) }
+            async move { Ok::<_, Infallible>(answer(request, &service, &connection, None).await) }
         });
         self.run_http2(io, service, HTTP2_STREAMS_MAX).await
     }
@@ -175,4 +227,16 @@ impl Connection {
         }
         Ok(connection.await?)
     }
+}
+
+/// Completes when the connection ends, or when hyper has done its part of it.
+async fn until_handed_over(
+    requests: &mut (impl Future<Output = hyper::Result<()>> + Unpin),
+    hand_over: &HandOver,
+) -> hyper::Result<()> {
+    poll_fn(|context| match Pin::new(&mut *requests).poll(context) {
+        Poll::Pending if hand_over.is_head_written() => Poll::Ready(Ok(())),
+        polled => polled,
+    })
+    .await
 }

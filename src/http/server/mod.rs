@@ -3,7 +3,7 @@
 //!
 //! The way of a connection: [`address_limits`](super::request::address_limits) counts it, [`socket`] sets its options and detects the protocol, [`tls`] decrypts,
 //! [`connection`] enforces the timeouts of HTTP/1, and `driver` has hyper parse the requests. [`service`] then handles each request: [`guard`], the
-//! routes, [`compress`], [`cors`], metrics and the log.
+//! routes, [`compress`], [`cors`], metrics and the log. An event stream over HTTP/1.1 leaves hyper after its head, for `event_sender`.
 //!
 //! A connection beyond the limit gets 503 and is closed, instead of waiting in the backlog: its client, or the load balancer, can go
 //! elsewhere at once and not at its own timeout. One beyond the limit of its address gets 429.
@@ -14,6 +14,7 @@ pub mod compress;
 pub mod connection;
 pub mod cors;
 mod driver;
+mod event_sender;
 pub mod guard;
 pub mod rpc;
 pub mod service;

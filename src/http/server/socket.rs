@@ -17,6 +17,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
+use tokio_rustls::server::TlsStream;
 
 use crate::http::request::connection_state::ConnectionState;
 
@@ -40,6 +41,11 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
 
     /// Limits how much the kernel buffers for a client that does not read.
     fn limit_send_buffer(&self, bytes: usize) -> io::Result<()>;
+
+    /// The kernel's connection, if it is one to which any thread can write.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl ClientStream for TcpStream {
@@ -57,6 +63,46 @@ impl ClientStream for TcpStream {
 
     fn limit_send_buffer(&self, bytes: usize) -> io::Result<()> {
         SockRef::from(self).set_send_buffer_size(bytes)
+    }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+/// The bytes of a connection as HTTP/1 sees them: of a socket, or of TLS on it.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Whether `try_write` works.
+    fn can_try_write(&self) -> bool;
+
+    /// Writes what can be written at once, from any thread.
+    ///
+    /// # Errors
+    /// `WouldBlock` if that is nothing; those of the connection.
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Transport for Socket {
+    fn can_try_write(&self) -> bool {
+        self.stream.as_tcp().is_some()
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.limit_send_buffer();
+        let written = self.stream.as_tcp().ok_or(io::ErrorKind::WouldBlock)?.try_write(bytes)?;
+        self.connection.traffic().sent(written);
+        Ok(written)
+    }
+}
+
+/// What TLS has to write goes out in the task of the connection.
+impl Transport for TlsStream<Socket> {
+    fn can_try_write(&self) -> bool {
+        false
+    }
+
+    fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 

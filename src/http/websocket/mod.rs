@@ -13,24 +13,21 @@ mod subscription;
 
 use std::sync::Arc;
 
-use hyper::{
-    Method,
-    header::{self},
-    upgrade::Upgraded,
-};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, header};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::protocol::{Role, WebSocketConfig},
 };
-use tracing::debug;
 use warp::reply::Response;
 
 use self::{metered::Metered, session::Session};
 use super::{request::Call, response};
 use crate::{
     error::Result,
-    http::request::upgrade,
+    http::request::{
+        hand_over::Successor,
+        upgrade::{self, Upgraded},
+    },
     node::{Node, Start, Topic},
 };
 
@@ -42,7 +39,7 @@ const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 const MESSAGE_SLACK_BYTES: usize = 16 * 1024;
 
 /// A connection after the handshake.
-type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
+type Socket = WebSocketStream<Metered<Upgraded>>;
 
 /// Serves one client that may send requests and subscribe.
 ///
@@ -65,8 +62,8 @@ pub async fn stream(node: &Arc<Node>, call: &Call, topics: Vec<Topic>, start: St
 
 /// Answers the handshake, and runs the session that `session` makes on the connection.
 async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Session>>) -> Result<Response> {
-    let (upgrade, accept) = match upgrade::handshake(call) {
-        Ok(accepted) => accepted,
+    let accept = match upgrade::handshake(call) {
+        Ok(accept) => accept,
         Err(error) => {
             let mut response = response::problem(&error, call);
             response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, upgrade::VERSION);
@@ -76,17 +73,16 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
     let session = session.await?;
     call.connection.expect_events();
     let (config, budget) = (config(node.value_bytes_max()), Arc::clone(&call.connection.budget));
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(connection) => {
-                let connection = Metered::new(TokioIo::new(connection), budget);
-                let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
-                session.run(socket).await;
-            }
-            Err(error) => debug!(%error, "connection lost before it became a WebSocket"),
-        }
-    });
-    Ok(response::switching_protocols(&accept))
+    let mut response = response::switching_protocols(&accept);
+    let run = move |connection| {
+        tokio::spawn(async move {
+            let connection = Metered::new(connection, budget);
+            let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
+            session.run(socket).await;
+        });
+    };
+    Successor::Protocol(Box::new(run)).attach(&mut response);
+    Ok(response)
 }
 
 fn config(value_bytes_max: u64) -> WebSocketConfig {
