@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Every connection holds one for its whole life, so it is small. A long message takes several reads.
-const READ_BUFFER_BYTES: usize = 2 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
 /// Messages that are ready together go into one write, up to this size.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 /// What a message has around its value: the escaped key (six bytes for each of 1024), labels, conditions.
@@ -70,15 +70,15 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
             return Ok(response);
         }
     };
-    let session = session.await?;
+    let mut session = session.await?;
     call.connection.expect_events();
     let (config, budget) = (config(node.value_bytes_max()), Arc::clone(&call.connection.budget));
     let mut response = response::switching_protocols(&accept);
     let run = move |connection| {
         tokio::spawn(async move {
             let connection = Metered::new(connection, budget);
-            let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
-            session.run(socket).await;
+            let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
+            session.run(&mut socket).await;
         });
     };
     Successor::Protocol(Box::new(run)).attach(&mut response);

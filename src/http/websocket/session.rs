@@ -131,22 +131,23 @@ impl Session {
         })
     }
 
-    /// Serves the client until one side closes the connection.
-    pub async fn run(mut self, mut socket: Socket) {
+    /// Serves the client until one side closes the connection. What a connection that waits has no use for is boxed when it comes: there may be
+    /// very many of them.
+    pub async fn run(&mut self, socket: &mut Socket) {
         if let (Kind::Events, Some(position)) = (self.kind, self.position()) {
-            let sent = send(&mut socket, events::message(&Notice::Position(position), None)).await;
+            let sent = send(socket, events::message(&Notice::Position(position), None)).await;
             if sent.is_err() {
                 return;
             }
         }
         let end = loop {
-            if let Err(end) = self.step(&mut socket).await {
+            if let Err(end) = self.step(socket).await {
                 break end;
             }
         };
         if let End::Close(code, reason) = end {
             // Drop a client that does not close its side in time; nothing is lost.
-            let _ = timeout(CLOSE_TIMEOUT, close(&mut socket, code, reason)).await;
+            let _ = timeout(CLOSE_TIMEOUT, Box::pin(close(socket, code, reason))).await;
         }
     }
 
@@ -160,10 +161,12 @@ impl Session {
             }
         };
         match event {
-            Event::Received(message) => self.receive(socket, message).await,
-            Event::Drained | Event::Notified(_, Notice::Shutdown) => Err(self.shut_down(socket).await?),
+            Event::Received(message) => Box::pin(self.receive(socket, message)).await,
+            Event::Drained | Event::Notified(_, Notice::Shutdown) => {
+                Err(Box::pin(self.shut_down(socket)).await?)
+            }
             Event::Notified(label, notice @ Notice::Failed(_)) => {
-                self.end_subscription(socket, label, &notice).await
+                Box::pin(self.end_subscription(socket, label, &notice)).await
             }
             Event::Notified(label, notice) => {
                 send(socket, events::message(&notice, label.as_ref().map(Label::as_json))).await
