@@ -158,7 +158,7 @@ settings! {
 
     /// Most connections at a time.
     ///
-    /// One more gets 503 and is closed. An idle stream takes 10 to 20 KB of memory and one file descriptor: see ulimit -n.
+    /// One more gets 503 and is closed. An idle stream takes 3 to 20 KB of memory and one file descriptor: see ulimit -n.
     max_connections: usize = "16384", "1" to "1000000";
 
     /// Most connections from one address at a time, and most of its requests in flight.

@@ -32,6 +32,36 @@ fn assert_closed(mut socket: Socket, why: &str) {
     assert_eq!(socket.next(), Incoming::Close(1008));
 }
 
+/// A client may send its next request while a stream goes on. It is answered when the stream has ended, unless the client wanted the
+/// connection closed by then.
+#[test]
+fn a_connection_serves_on_after_its_stream() {
+    let node = guarded(&[("kept", READ), ("revoked", READ)], |setup| setup);
+    let subscribe = |header: &str| {
+        let mut connection = node.connect();
+        let request = with("revoked", Request::new("GET", "/t/subscribe/a")).to_bytes();
+        let request =
+            String::from_utf8(request).expect("text").replacen("\r\n\r\n", &format!("\r\n{header}\r\n"), 1);
+        let next = String::from_utf8(Request::new("GET", "/healthz").to_bytes()).expect("text");
+        connection.write(format!("{request}{next}").as_bytes()).expect("requests can be sent");
+        assert!(connection.has_answer(DEADLINE), "the head of the stream");
+        connection
+    };
+    let (mut kept, mut closed) = (subscribe(""), subscribe("Connection: close\r\n"));
+    fs::write(&node.tokens, file(&[("kept", READ)])).expect("written");
+    node.signal("HUP");
+    for connection in [&mut kept, &mut closed] {
+        let stream = connection.receive("GET").expect("a stream that ends").expect(200);
+        assert!(stream.text().contains("event: unauthorized\n"), "{stream:?}");
+    }
+    assert!(closed.is_closed(DEADLINE));
+    kept.receive("GET")
+        .expect("the answer to the second request")
+        .expect(200)
+        .expect_body(r#"{"status":"ok"}"#);
+    kept.send(&with("kept", Request::new("GET", "/t/keys"))).expect(200);
+}
+
 /// The file changes under the running node; SIGHUP makes it look at once.
 #[test]
 fn a_token_that_is_revoked_changed_or_expired_ends_its_streams_and_no_others() {

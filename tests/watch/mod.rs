@@ -2,6 +2,7 @@
 //! not show, and the marker is what comes next.
 
 mod changes;
+mod connection;
 mod elsewhere;
 mod lag;
 mod resume;

@@ -117,7 +117,7 @@ impl ConnectionState {
     }
 
     /// The figures of all connections.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &Arc<Traffic> {
         self.counted.traffic()
     }
 

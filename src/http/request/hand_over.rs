@@ -2,11 +2,9 @@
 //! of that response and nothing more; then the server takes the connection apart and gives its bytes to the successor. So an event stream,
 //! which lasts for hours, keeps none of hyper's buffers, and its events are framed once for all.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
 use warp::reply::Response;
@@ -31,7 +29,8 @@ pub struct Events {
 }
 
 impl Successor {
-    /// Makes this the successor of hyper once the head of `response` is written. The body must never be ready, or be empty.
+    /// Makes this the successor of hyper once the head of `response` is written. The body of an event stream is not asked for
+    /// anything.
     pub fn attach(self, response: &mut Response) {
         response.extensions_mut().insert(Attached(Arc::new(Mutex::new(Some(self)))));
     }
@@ -51,34 +50,42 @@ struct Attached(Arc<Mutex<Option<Successor>>>);
 #[derive(Default)]
 pub struct HandOver {
     next: Mutex<Option<(Successor, OpenRequest)>>,
-    is_begun: AtomicBool,
+    is_head_buffered: AtomicBool,
     is_head_written: AtomicBool,
 }
 
 impl HandOver {
-    /// hyper has the head of the response to `request`, after which `successor` follows.
+    /// hyper gets the response to `request`, and `successor` the connection after it.
     pub fn begin(&self, successor: Successor, request: OpenRequest) {
         *self.next() = Some((successor, request));
-        self.is_begun.store(true, Ordering::Relaxed);
     }
 
-    /// hyper has written everything that it had, and flushes. It has put the whole head into its buffer when it got it.
+    /// hyper asks for the body: it has put the head into its buffer.
+    pub fn head_buffered(&self) {
+        self.is_head_buffered.store(true, Ordering::Relaxed);
+    }
+
+    /// hyper has written everything that was in its buffer.
     pub fn flushed(&self) {
-        if self.is_begun.load(Ordering::Relaxed) {
+        if self.is_head_buffered.load(Ordering::Relaxed) {
             self.is_head_written.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether the successor may begin.
+    /// Whether nothing more is to come from hyper.
     pub fn is_head_written(&self) -> bool {
         self.is_head_written.load(Ordering::Relaxed)
     }
 
-    /// The successor, if it may begin, and the request that it answers.
+    /// Who follows hyper, which has done its part or ended, and the request that it answers. Nobody follows if hyper ended before the head
+    /// of a response with a body was written.
     pub fn take(&self) -> Option<(Successor, OpenRequest)> {
-        self.is_begun.store(false, Ordering::Relaxed);
+        self.is_head_buffered.store(false, Ordering::Relaxed);
         let is_head_written = self.is_head_written.swap(false, Ordering::Relaxed);
-        self.next().take().filter(|_| is_head_written)
+        self.next().take().filter(|(successor, _)| match successor {
+            Successor::Events(_) => is_head_written,
+            Successor::Protocol(_) => true,
+        })
     }
 
     fn next(&self) -> MutexGuard<'_, Option<(Successor, OpenRequest)>> {

@@ -92,7 +92,7 @@ pub struct OpenConnection {
 
 impl OpenConnection {
     /// The figures that it counts in.
-    pub fn traffic(&self) -> &Traffic {
+    pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
 

@@ -23,8 +23,15 @@ use crate::http::request::{
 pub(super) struct Answer<B> {
     pub(super) body: B,
     pub(super) reservation: Option<Arc<Reservation>>,
-    /// None once the response has another end than that of its body.
-    pub(super) _open: Option<OpenRequest>,
+    pub(super) rest: Rest,
+}
+
+/// What follows the head of a response.
+pub(super) enum Rest {
+    /// The body; the request is open until it is sent.
+    Body { _request: OpenRequest },
+    /// Somebody else than hyper.
+    HandOver(Arc<HandOver>),
 }
 
 /// The response to a request on `connection`, which can be handed over to somebody else if there is a `hand_over`.
@@ -32,18 +39,19 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     service: &Service,
     connection: &Arc<ConnectionState>,
-    hand_over: Option<&HandOver>,
+    hand_over: Option<&Arc<HandOver>>,
 ) -> Response<Answer<impl Body<Data = Bytes, Error = warp::Error> + Unpin + use<>>> {
     let open = connection.begin_request();
     let (mut response, reservation) = service.answer(request, connection, &open).await;
-    let open = match hand_over.and_then(|hand_over| Some((hand_over, Successor::detach(&mut response)?))) {
+    let reservation = reservation.map(Arc::new);
+    let rest = match hand_over.and_then(|hand_over| Some((hand_over, Successor::detach(&mut response)?))) {
         Some((hand_over, successor)) => {
             hand_over.begin(successor, open);
-            None
+            Rest::HandOver(Arc::clone(hand_over))
         }
-        None => Some(open),
+        None => Rest::Body { _request: open },
     };
-    response.map(|body| Answer { body, reservation: reservation.map(Arc::new), _open: open })
+    response.map(|body| Answer { body, reservation, rest })
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
@@ -54,6 +62,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Self::Error>>> {
+        if let Rest::HandOver(hand_over) = &self.rest {
+            hand_over.head_buffered();
+            return Poll::Pending;
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         Poll::Ready(frame.map(|frame| {
             let reservation = self.reservation.as_ref().filter(|_| frame.as_ref().is_ok_and(Frame::is_data));

@@ -120,7 +120,9 @@ impl Connection {
         let mut stream = Http1Stream::new(io, Arc::clone(&self.connection), Arc::clone(&hand_over));
         loop {
             // Boxed, so that it is gone while an event stream goes on, for hours.
-            let Some((successor, request, io, unread)) = Box::pin(self.serve_requests(stream, &hand_over)).await? else {
+            let Some((successor, request, io, unread)) =
+                Box::pin(self.serve_requests(stream, &hand_over)).await?
+            else {
                 return Ok(());
             };
             let events = match successor {
@@ -143,7 +145,7 @@ impl Connection {
     async fn serve_requests<S: Transport>(
         &self,
         stream: Http1Stream<S>,
-        hand_over: &HandOver,
+        hand_over: &Arc<HandOver>,
     ) -> Result<Option<HandedOver<S>>, BoxError> {
         // Boxed, because hyper keeps room for the future until the connection ends.
         let service = service_fn(|request: Request<Incoming>| {

@@ -188,3 +188,121 @@ fn take_sent(unsent: &mut VecDeque<Bytes>, mut written: usize) {
     // A stream that waits keeps no buffer: there may be very many of them.
     *unsent = VecDeque::new();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncRead, AsyncWrite};
+
+    use super::*;
+
+    /// A socket with room for so many bytes.
+    #[derive(Default)]
+    struct Narrow {
+        room: usize,
+        is_broken: bool,
+        written: Vec<u8>,
+    }
+
+    impl Transport for Narrow {
+        fn can_try_write(&self) -> bool {
+            true
+        }
+
+        fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.is_broken {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let written = bytes.len().min(self.room);
+            if written == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room -= written;
+            self.written.extend_from_slice(&bytes[..written]);
+            Ok(written)
+        }
+    }
+
+    impl AsyncRead for Narrow {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                outcome => Poll::Ready(outcome),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn output(room: usize) -> Output<Narrow> {
+        Output { io: Some(Narrow { room, ..Narrow::default() }), unsent: VecDeque::new() }
+    }
+
+    fn socket(output: &mut Output<Narrow>) -> &mut Narrow {
+        output.io.as_mut().expect("nobody takes it")
+    }
+
+    #[test]
+    fn the_rest_of_a_chunk_goes_out_before_the_next_chunk() {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut output = output(10);
+        assert_eq!(output.offer(Bytes::from_static(b"abcdef")), Offered::Taken);
+        assert_eq!(output.offer(Bytes::from_static(b"ghijkl")), Offered::TakenForReader);
+        socket(&mut output).room = 1;
+        assert_eq!(output.offer(Bytes::from_static(b"mnop")), Offered::Refused);
+        assert!(output.poll_send(&mut context).is_pending());
+        socket(&mut output).room = 100;
+        assert_eq!(output.offer(Bytes::from_static(b"mnop")), Offered::Refused);
+        output.unsent.push_back(Bytes::from_static(b"mnop"));
+        assert!(output.poll_send(&mut context).is_ready());
+        assert_eq!(output.offer(Bytes::from_static(b"qr")), Offered::Taken);
+        assert_eq!(socket(&mut output).written, b"abcdefghijklmnopqr");
+    }
+
+    #[test]
+    fn what_a_socket_cannot_take_at_once_is_left_to_the_task() {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut output = output(0);
+        assert_eq!(output.offer(Bytes::from_static(b"a")), Offered::Refused);
+        socket(&mut output).is_broken = true;
+        assert_eq!(output.offer(Bytes::from_static(b"a")), Offered::Refused);
+        output.unsent.push_back(Bytes::from_static(b"a"));
+        assert!(matches!(output.poll_send(&mut context), Poll::Ready(Err(_))));
+        output.io = None;
+        output.unsent.clear();
+        assert_eq!(output.offer(Bytes::from_static(b"a")), Offered::Refused);
+    }
+
+    #[test]
+    fn any_number_of_chunks_goes_out_in_order_whatever_the_room() {
+        let mut context = Context::from_waker(Waker::noop());
+        let chunks: Vec<Bytes> =
+            (0..3 * GATHERED_MAX).map(|number| Bytes::from(format!("{number};"))).collect();
+        for room in 1..20 {
+            let mut output = output(0);
+            output.unsent.extend(chunks.iter().cloned());
+            while output.poll_send(&mut context).is_pending() {
+                socket(&mut output).room = room;
+            }
+            assert_eq!(socket(&mut output).written, chunks.concat());
+            assert_eq!(output.unsent.capacity(), 0, "a stream that waits keeps no buffer");
+        }
+    }
+}

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Accepted, Listener,
-    answer::Answer,
+    answer::{Answer, Rest},
     driver::{BoxError, Connection},
     service,
     socket::{Protocol, Socket},
@@ -161,6 +161,6 @@ async fn refuse(io: &mut (impl AsyncWrite + Unpin), error: &Error) -> Result<(),
 impl<B: Body<Data = Bytes>> Answer<B> {
     /// An answer whose body takes care of its memory itself.
     fn streamed(body: B, open: OpenRequest) -> Self {
-        Self { body, reservation: None, _open: Some(open) }
+        Self { body, reservation: None, rest: Rest::Body { _request: open } }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::http::request::connection_state::ConnectionState;
+use crate::http::request::{connection_state::ConnectionState, traffic::Traffic};
 
 /// Idle time before the kernel probes whether the client is alive: well below the idle limits of common NATs.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -90,7 +90,7 @@ impl Transport for Socket {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.limit_send_buffer();
         let written = self.stream.as_tcp().ok_or(io::ErrorKind::WouldBlock)?.try_write(bytes)?;
-        self.connection.traffic().sent(written);
+        self.traffic.sent(written);
         Ok(written)
     }
 }
@@ -121,6 +121,8 @@ pub enum Protocol {
 pub struct Socket {
     stream: Box<dyn ClientStream>,
     connection: Arc<ConnectionState>,
+    /// That of the connection: one event for very many sockets would wait for memory at each of their connections.
+    traffic: Arc<Traffic>,
     first: [u8; PREFACE_BYTES],
     first_length: usize,
     first_read: usize,
@@ -152,6 +154,7 @@ impl Socket {
         stream.set_options(connection.options.stall_timeout)?;
         Ok(Self {
             stream,
+            traffic: Arc::clone(connection.traffic()),
             connection,
             first: [0; PREFACE_BYTES],
             first_length: 0,
@@ -171,7 +174,7 @@ impl Socket {
                 return Ok(None);
             }
             self.first_length += length;
-            self.connection.traffic().received(length);
+            self.traffic.received(length);
         }
         Ok(Some(match &self.first {
             b"PRI " => Protocol::Http2,
@@ -191,7 +194,7 @@ impl Socket {
 
     fn count_sent(&self, outcome: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(length)) = outcome {
-            self.connection.traffic().sent(*length);
+            self.traffic.sent(*length);
         }
     }
 
@@ -258,7 +261,7 @@ impl AsyncRead for Socket {
         }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.connection.traffic().received(buffer.filled().len() - before);
+        self.traffic.received(buffer.filled().len() - before);
         outcome
     }
 }

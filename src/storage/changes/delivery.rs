@@ -163,3 +163,211 @@ impl State {
         !turn.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, AtomicU64, Ordering},
+        task::{Wake, Waker},
+        thread::Thread,
+    };
+
+    use super::*;
+    use crate::storage::changes::{
+        entry::LoggedChange,
+        queue::{Queue, Waiting},
+        wakeups::Round,
+    };
+
+    /// What a reader and its sink took, in this order.
+    type Taken = Arc<Mutex<Vec<u64>>>;
+
+    fn note(taken: &Taken, change: &Change) {
+        taken.lock().expect("no panic").push(change.timestamp.hlc);
+    }
+
+    struct Noting {
+        taken: Taken,
+        offered: AtomicU64,
+        answer: fn(u64) -> Offered,
+    }
+
+    impl Sink for Noting {
+        fn offer(&self, change: &Change) -> Offered {
+            let answer = (self.answer)(self.offered.fetch_add(1, Ordering::Relaxed));
+            if answer != Offered::Refused {
+                note(&self.taken, change);
+            }
+            answer
+        }
+    }
+
+    /// A subscriber with a sink that answers so to the offer of each number.
+    fn subscriber(answer: fn(u64) -> Offered) -> (Arc<Subscriber>, Taken) {
+        let (subscriber, taken) = (Arc::new(Subscriber::new(false)), Taken::default());
+        let sink = Noting { taken: Arc::clone(&taken), offered: AtomicU64::new(0), answer };
+        subscriber.queue().set_sink(Arc::new(sink));
+        (subscriber, taken)
+    }
+
+    fn push(subscriber: &Subscriber, sequence: u64) {
+        subscriber.queue().push(&Arc::new(LoggedChange::of_test(sequence, 1)));
+    }
+
+    /// What the reader takes until it has to wait.
+    fn read(subscriber: &Subscriber, taken: &Taken, waker: &Waker) {
+        // As a stream does: what it took is ahead of what the sink gets from then on.
+        loop {
+            let waiting = subscriber.queue().take(waker, true);
+            let Waiting::Change(logged) = waiting else { return };
+            note(taken, &logged.change().expect("it has no value to decode"));
+        }
+    }
+
+    fn seen(taken: &Taken) -> Vec<u64> {
+        taken.lock().expect("no panic").clone()
+    }
+
+    struct Flag(AtomicBool);
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn flag() -> (Arc<Flag>, Waker) {
+        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        (Arc::clone(&flag), Waker::from(flag))
+    }
+
+    #[test]
+    fn a_sink_takes_changes_only_while_the_reader_waits() {
+        let (subscriber, taken) = subscriber(|_| Offered::Taken);
+        let (woken, waker) = flag();
+        push(&subscriber, 1);
+        subscriber.deliver();
+        assert!(seen(&taken).is_empty(), "the reader has not said that it waits");
+        read(&subscriber, &taken, &waker);
+        push(&subscriber, 2);
+        push(&subscriber, 3);
+        subscriber.deliver();
+        assert_eq!(seen(&taken), [1, 2, 3]);
+        assert!(subscriber.queue().pause_at_end(), "the sink has everything");
+        push(&subscriber, 4);
+        subscriber.deliver();
+        assert_eq!(seen(&taken), [1, 2, 3], "the reader has something to do");
+        assert!(!woken.0.load(Ordering::Relaxed));
+        read(&subscriber, &taken, &waker);
+        assert_eq!(seen(&taken), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_reader_goes_on_where_the_sink_has_stopped() {
+        let answer = |number| match number {
+            0 => Offered::Taken,
+            1 => Offered::Refused,
+            _ => Offered::TakenForReader,
+        };
+        let (subscriber, taken) = subscriber(answer);
+        for (first, by_sink) in [(1, vec![1]), (4, vec![1, 2, 3, 4])] {
+            let (woken, waker) = flag();
+            read(&subscriber, &taken, &waker);
+            (first..first + 3).for_each(|sequence| push(&subscriber, sequence));
+            subscriber.deliver();
+            assert_eq!(seen(&taken), by_sink);
+            assert!(woken.0.load(Ordering::Relaxed), "what is left is for the reader");
+            subscriber.deliver();
+            assert_eq!(seen(&taken), by_sink);
+            read(&subscriber, &taken, &waker);
+            assert!(seen(&taken).iter().copied().eq(1..first + 3), "{:?}", seen(&taken));
+        }
+    }
+
+    #[test]
+    fn a_reader_that_lagged_or_is_at_its_end_is_woken() {
+        for change in [(|queue| queue.lagged = true) as fn(&mut Queue), |queue| queue.ended = true] {
+            let (subscriber, taken) = subscriber(|_| Offered::Taken);
+            let (woken, waker) = flag();
+            read(&subscriber, &taken, &waker);
+            push(&subscriber, 1);
+            change(&mut subscriber.queue());
+            subscriber.deliver();
+            assert!(seen(&taken).is_empty() && woken.0.load(Ordering::Relaxed));
+        }
+    }
+
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    /// Two threads deliver, one publishes, and the reader has something else to do from time to time.
+    #[test]
+    fn reader_and_sink_together_take_everything_once_and_in_order() {
+        const CHANGES: u64 = 20_000;
+        let (subscriber, taken) = subscriber(|number| match number % 7 {
+            3 => Offered::Refused,
+            5 => Offered::TakenForReader,
+            _ => Offered::Taken,
+        });
+        let deliveries = Deliveries::default();
+        thread::scope(|scope| {
+            scope.spawn(|| deliveries.run());
+            scope.spawn(|| deliveries.run());
+            let reader = scope.spawn(|| {
+                let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                while seen(&taken).len() < CHANGES as usize {
+                    read(&subscriber, &taken, &waker);
+                    thread::park_timeout(std::time::Duration::from_micros(50));
+                    subscriber.queue().pause_at_end();
+                }
+            });
+            for sequence in 1..=CHANGES {
+                while !subscriber.queue().has_room() {
+                    thread::yield_now();
+                }
+                let mut round = Round::default();
+                let mut queue = subscriber.queue();
+                assert!(!queue.push(&Arc::new(LoggedChange::of_test(sequence, 1))));
+                round.add(&subscriber, queue);
+                deliveries.add(round.for_sinks);
+            }
+            reader.join().expect("it takes everything");
+            deliveries.end();
+        });
+        assert!(seen(&taken).into_iter().eq(1..=CHANGES));
+    }
+
+    #[test]
+    fn those_of_few_come_before_the_rest_of_a_crowd_and_crowds_take_turns() {
+        let crowd = |count: usize| (0..count).map(|_| Arc::new(Subscriber::new(false))).collect::<Vec<_>>();
+        let (one, other, few) = (crowd(FEW_MAX + 1), crowd(FEW_MAX + 1), crowd(1));
+        let deliveries = Deliveries::default();
+        let turn = || {
+            let mut turn = Vec::new();
+            deliveries.lock().take_turn(&mut turn);
+            turn
+        };
+        let is_of = |turn: &[Arc<Subscriber>], crowd: &[Arc<Subscriber>]| {
+            !turn.is_empty() && turn.iter().all(|one| crowd.iter().any(|other| Arc::ptr_eq(one, other)))
+        };
+        deliveries.add(one.clone());
+        deliveries.add(other.clone());
+        assert!(is_of(&turn(), &one));
+        deliveries.add(few.clone());
+        assert!(is_of(&turn(), &few));
+        assert!(is_of(&turn(), &other));
+        let mut left = 2 * (FEW_MAX + 1) - 2 * TURN_MAX;
+        let mut is_turn_of_one = true;
+        while left > 2 {
+            let turn = turn();
+            assert!(is_of(&turn, if is_turn_of_one { &one } else { &other }));
+            is_turn_of_one = !is_turn_of_one;
+            left -= turn.len();
+        }
+    }
+}

@@ -158,3 +158,20 @@ impl LoggedChange {
         Arc::new(Change::new(self.cursor, table, key, self.timestamp, effect))
     }
 }
+
+#[cfg(test)]
+impl LoggedChange {
+    /// The end of the value of a key of its own, with a number and a size.
+    pub fn of_test(sequence: u64, bytes: usize) -> Self {
+        let new_change = NewChange {
+            table: TableName::parse("t").expect("a name"),
+            key: Key::parse(&format!("k{sequence}")).expect("a key"),
+            timestamp: Timestamp { hlc: sequence, node: crate::core::clock::NodeId(1) },
+            label_ms: 0,
+            quiet: false,
+            bytes,
+            source: Source::Gone(Gone::Deleted),
+        };
+        Self::new(Some(Cursor { epoch: 1, sequence, agreed_ms: 0, cluster: 0 }), new_change)
+    }
+}

@@ -258,29 +258,9 @@ impl Subscriber {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        core::{
-            clock::{NodeId, Timestamp},
-            name::{Key, TableName},
-        },
-        storage::changes::{
-            change::Gone,
-            entry::{NewChange, Source},
-        },
-    };
 
     fn logged(sequence: u64, bytes: usize) -> Arc<LoggedChange> {
-        let new_change = NewChange {
-            table: TableName::parse("t").expect("a name"),
-            key: Key::parse(&format!("k{sequence}")).expect("a key"),
-            timestamp: Timestamp { hlc: sequence, node: NodeId(1) },
-            label_ms: 0,
-            quiet: false,
-            bytes,
-            source: Source::Gone(Gone::Deleted),
-        };
-        let cursor = Cursor { epoch: 1, sequence, agreed_ms: 0, cluster: 0 };
-        Arc::new(LoggedChange::new(Some(cursor), new_change))
+        Arc::new(LoggedChange::of_test(sequence, bytes))
     }
 
     #[test]

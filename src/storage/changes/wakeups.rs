@@ -34,7 +34,7 @@ pub struct Wakeups {
 pub struct Round {
     woken: usize,
     for_batches: Vec<Arc<Subscriber>>,
-    for_sinks: Vec<Arc<Subscriber>>,
+    pub(super) for_sinks: Vec<Arc<Subscriber>>,
 }
 
 impl Round {
