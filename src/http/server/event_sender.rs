@@ -20,14 +20,13 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 
-use super::socket::Transport;
+use super::socket::{CHUNKS_MAX, Transport, gathered};
 use crate::{
     http::events::{self, stream::EventStream},
     node::{Change, Offered, Sink},
 };
 
-/// Most events in one write, and the bytes from which on no more are added: what waits beyond is in the subscription's queue.
-const GATHERED_MAX: usize = 16;
+/// The bytes from which on no more events are added to a write: what waits beyond is in the subscription's queue.
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 /// The chunk that ends a body.
 const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
@@ -94,7 +93,7 @@ impl<S: Transport> Sender<S> {
     /// Adds what is ready to the unsent; ready if there is any.
     fn poll_gather(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let (mut gathered, mut bytes) = (0, 0);
-        while gathered < GATHERED_MAX && bytes < GATHERED_BYTES_MAX && !self.is_ended {
+        while gathered < CHUNKS_MAX && bytes < GATHERED_BYTES_MAX && !self.is_ended {
             let chunk = match self.stream.poll_frame(context) {
                 Poll::Ready(Some(frame)) => frame.into_chunk(),
                 Poll::Ready(None) => {
@@ -123,9 +122,9 @@ impl<S> Outlet<S> {
 }
 
 impl<S: Transport> Sink for Outlet<S> {
-    fn offer(&self, change: &Change) -> Offered {
-        let chunk = events::frame_of(change).into_chunk();
-        self.lock().offer(chunk)
+    fn offer(&self, changes: &[Arc<Change>]) -> Offered {
+        let chunks: Vec<Bytes> = changes.iter().map(|change| events::frame_of(change).into_chunk()).collect();
+        self.lock().offer(chunks)
     }
 }
 
@@ -137,15 +136,15 @@ struct Output<S> {
 }
 
 impl<S: Transport> Output<S> {
-    fn offer(&mut self, mut chunk: Bytes) -> Offered {
+    fn offer(&mut self, chunks: Vec<Bytes>) -> Offered {
         let Some(io) = self.io.as_mut().filter(|_| self.unsent.is_empty()) else { return Offered::Refused };
-        match io.try_write(&chunk) {
-            Ok(written) if written == chunk.len() => Offered::Taken,
+        match io.try_write(&chunks) {
+            Ok(written) if written == chunks.iter().map(Bytes::len).sum::<usize>() => Offered::Taken,
             // Full, or broken, which the task finds out when it writes.
             Ok(0) | Err(_) => Offered::Refused,
             Ok(written) => {
-                chunk.advance(written);
-                self.unsent.push_back(chunk);
+                self.unsent.extend(chunks);
+                take_sent(&mut self.unsent, written);
                 Offered::TakenForReader
             }
         }
@@ -160,12 +159,9 @@ impl<S: Transport> Output<S> {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Ok(())) };
         while !self.unsent.is_empty() {
-            let mut slices = [IoSlice::new(&[]); GATHERED_MAX];
-            let count = self.unsent.len().min(GATHERED_MAX);
-            for (slice, chunk) in slices.iter_mut().zip(&self.unsent) {
-                *slice = IoSlice::new(chunk);
-            }
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(context, &slices[..count]))?;
+            let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
+            let slices = gathered(&self.unsent, &mut slices);
+            let written = ready!(Pin::new(&mut *io).poll_write_vectored(context, slices))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -210,7 +206,8 @@ mod tests {
             true
         }
 
-        fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fn try_write(&mut self, chunks: &[Bytes]) -> io::Result<usize> {
+            let bytes = chunks.concat();
             if self.is_broken {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -236,7 +233,7 @@ mod tests {
             _: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            match self.try_write(bytes) {
+            match self.try_write(&[Bytes::copy_from_slice(bytes)]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                 outcome => Poll::Ready(outcome),
             }
@@ -255,6 +252,10 @@ mod tests {
         Output { io: Some(Narrow { room, ..Narrow::default() }), unsent: VecDeque::new() }
     }
 
+    fn chunks(chunks: &[&'static [u8]]) -> Vec<Bytes> {
+        chunks.iter().copied().map(Bytes::from_static).collect()
+    }
+
     fn socket(output: &mut Output<Narrow>) -> &mut Narrow {
         output.io.as_mut().expect("nobody takes it")
     }
@@ -263,16 +264,16 @@ mod tests {
     fn the_rest_of_a_chunk_goes_out_before_the_next_chunk() {
         let mut context = Context::from_waker(Waker::noop());
         let mut output = output(10);
-        assert_eq!(output.offer(Bytes::from_static(b"abcdef")), Offered::Taken);
-        assert_eq!(output.offer(Bytes::from_static(b"ghijkl")), Offered::TakenForReader);
+        assert_eq!(output.offer(chunks(&[b"ab", b"cdef"])), Offered::Taken);
+        assert_eq!(output.offer(chunks(&[b"ghi", b"jk", b"l"])), Offered::TakenForReader);
         socket(&mut output).room = 1;
-        assert_eq!(output.offer(Bytes::from_static(b"mnop")), Offered::Refused);
+        assert_eq!(output.offer(chunks(&[b"mnop"])), Offered::Refused);
         assert!(output.poll_send(&mut context).is_pending());
         socket(&mut output).room = 100;
-        assert_eq!(output.offer(Bytes::from_static(b"mnop")), Offered::Refused);
+        assert_eq!(output.offer(chunks(&[b"mnop"])), Offered::Refused);
         output.unsent.push_back(Bytes::from_static(b"mnop"));
         assert!(output.poll_send(&mut context).is_ready());
-        assert_eq!(output.offer(Bytes::from_static(b"qr")), Offered::Taken);
+        assert_eq!(output.offer(chunks(&[b"qr"])), Offered::Taken);
         assert_eq!(socket(&mut output).written, b"abcdefghijklmnopqr");
     }
 
@@ -280,21 +281,21 @@ mod tests {
     fn what_a_socket_cannot_take_at_once_is_left_to_the_task() {
         let mut context = Context::from_waker(Waker::noop());
         let mut output = output(0);
-        assert_eq!(output.offer(Bytes::from_static(b"a")), Offered::Refused);
+        assert_eq!(output.offer(chunks(&[b"a"])), Offered::Refused);
         socket(&mut output).is_broken = true;
-        assert_eq!(output.offer(Bytes::from_static(b"a")), Offered::Refused);
+        assert_eq!(output.offer(chunks(&[b"a"])), Offered::Refused);
         output.unsent.push_back(Bytes::from_static(b"a"));
         assert!(matches!(output.poll_send(&mut context), Poll::Ready(Err(_))));
         output.io = None;
         output.unsent.clear();
-        assert_eq!(output.offer(Bytes::from_static(b"a")), Offered::Refused);
+        assert_eq!(output.offer(chunks(&[b"a"])), Offered::Refused);
     }
 
     #[test]
     fn any_number_of_chunks_goes_out_in_order_whatever_the_room() {
         let mut context = Context::from_waker(Waker::noop());
         let chunks: Vec<Bytes> =
-            (0..3 * GATHERED_MAX).map(|number| Bytes::from(format!("{number};"))).collect();
+            (0..3 * CHUNKS_MAX).map(|number| Bytes::from(format!("{number};"))).collect();
         for room in 1..20 {
             let mut output = output(0);
             output.unsent.extend(chunks.iter().cloned());

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
@@ -33,6 +34,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Enough bytes to tell HTTP/2 and TLS from HTTP/1.
 const PREFACE_BYTES: usize = 4;
+
+/// Most chunks in one write.
+pub const CHUNKS_MAX: usize = 16;
 
 /// A client's connection as accepted.
 pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {
@@ -70,16 +74,29 @@ impl ClientStream for TcpStream {
     }
 }
 
+/// The first chunks as slices for one write.
+pub fn gathered<'a, 's>(
+    chunks: impl IntoIterator<Item = &'a Bytes>,
+    slices: &'s mut [io::IoSlice<'a>; CHUNKS_MAX],
+) -> &'s [io::IoSlice<'a>] {
+    let mut count = 0;
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = io::IoSlice::new(chunk);
+        count += 1;
+    }
+    &slices[..count]
+}
+
 /// The bytes of a connection as HTTP/1 sees them: of a socket, or of TLS on it.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Whether `try_write` works.
     fn can_try_write(&self) -> bool;
 
-    /// Writes what can be written at once, from any thread.
+    /// Writes what can be written at once, from any thread: of at most `CHUNKS_MAX` chunks.
     ///
     /// # Errors
     /// `WouldBlock` if that is nothing; those of the connection.
-    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn try_write(&mut self, chunks: &[Bytes]) -> io::Result<usize>;
 }
 
 impl Transport for Socket {
@@ -87,9 +104,17 @@ impl Transport for Socket {
         self.stream.as_tcp().is_some()
     }
 
-    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn try_write(&mut self, chunks: &[Bytes]) -> io::Result<usize> {
         self.limit_send_buffer();
-        let written = self.stream.as_tcp().ok_or(io::ErrorKind::WouldBlock)?.try_write(bytes)?;
+        let tcp = self.stream.as_tcp().ok_or(io::ErrorKind::WouldBlock)?;
+        let written = match chunks {
+            [chunk] => tcp.try_write(chunk)?,
+            chunks => {
+                let mut slices = [io::IoSlice::new(&[]); CHUNKS_MAX];
+                let slices = gathered(chunks, &mut slices);
+                tcp.try_write_vectored(slices)?
+            }
+        };
         self.traffic.sent(written);
         Ok(written)
     }
@@ -101,7 +126,7 @@ impl Transport for TlsStream<Socket> {
         false
     }
 
-    fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+    fn try_write(&mut self, _: &[Bytes]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 }

@@ -1,5 +1,5 @@
 //! Delivery without the reader: threads hand changes to the sinks of readers that wait, which saves a turn of the reader's task for each
-//! change. A sink takes a change at once or not at all; a reader whose sink takes no more is woken, and goes on as if there were no sink.
+//! change. A sink takes changes at once or not at all; a reader whose sink takes no more is woken, and goes on as if there were no sink.
 //!
 //! A change goes to a reader either way, never both: the queue gives it to one of them. While the sink has one, the reader takes nothing, and
 //! while the reader has something to do, the sink gets nothing; so all changes arrive in order.
@@ -12,56 +12,69 @@ use std::{
     thread, vec,
 };
 
-use super::{change::Change, queue::Subscriber};
+use super::{change::Change, entry::LoggedChange, queue::Subscriber};
 
 /// Readers of one change up to which they come before all that are parts of a crowd.
 const FEW_MAX: usize = 96;
 /// Readers that a thread serves before it looks for others: about a tenth of a millisecond.
 const TURN_MAX: usize = 16;
+/// Changes that are offered at once, and about how many bytes.
+const OFFERED_MAX: usize = 16;
+const OFFERED_BYTES_MAX: usize = 64 * 1024;
+/// Offers in a row to one sink. A reader that has more goes on by itself.
+const OFFERS_MAX: usize = 4;
 /// Most threads. Each can keep a processor busy while there are large crowds.
 const THREADS_MAX: usize = 8;
 
 /// Takes changes in place of a reader that waits for them.
 pub trait Sink: Send + Sync {
-    /// Offers the next change.
-    fn offer(&self, change: &Change) -> Offered;
+    /// Offers the next changes, all of them or none.
+    fn offer(&self, changes: &[Arc<Change>]) -> Offered;
 }
 
-/// What became of a change that was offered to a sink.
+/// What became of changes that were offered to a sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offered {
-    /// The sink has taken it, and may be offered more.
+    /// The sink has taken them, and may be offered more.
     Taken,
-    /// The sink has taken it, and the reader must do something about it.
+    /// The sink has taken them, and the reader must do something about it.
     TakenForReader,
-    /// The reader must take it.
+    /// The reader must take them.
     Refused,
 }
 
 impl Subscriber {
     /// Hands to the sink what waits, and wakes the reader for what is left.
     fn deliver(&self) {
-        let Some(sink) = self.queue().begin_delivery() else { return };
-        loop {
-            let mut queue = self.queue();
-            let Some(logged) = queue.next_delivery() else {
-                let is_empty = queue.is_empty();
-                drop(queue);
-                if !is_empty {
-                    self.wake();
-                }
-                return;
-            };
-            drop(queue);
-            let Some(change) = logged.change() else { continue };
-            let refused = match sink.offer(&change) {
-                Offered::Taken => continue,
-                Offered::TakenForReader => None,
-                Offered::Refused => Some(logged),
-            };
-            self.queue().leave_to_reader(refused);
-            return self.wake();
+        let sink = self.queue().begin_delivery();
+        let refused = sink.and_then(|sink| self.offer_all(&*sink));
+        let mut queue = self.queue();
+        if let Some(refused) = refused {
+            queue.leave_to_reader(refused);
+        } else if !queue.is_left() {
+            return;
         }
+        drop(queue);
+        self.wake();
+    }
+
+    /// Offers what waits. What the reader has to take, if it has to do something.
+    fn offer_all(&self, sink: &dyn Sink) -> Option<Vec<Arc<LoggedChange>>> {
+        for _ in 0..OFFERS_MAX {
+            let logged = self.queue().next_delivery(OFFERED_MAX, OFFERED_BYTES_MAX);
+            if logged.is_empty() {
+                return None;
+            }
+            let changes: Vec<Arc<Change>> = logged.iter().filter_map(|logged| logged.change()).collect();
+            let offered = if changes.is_empty() { Offered::Taken } else { sink.offer(&changes) };
+            match offered {
+                Offered::Taken => {}
+                Offered::TakenForReader => return Some(Vec::new()),
+                Offered::Refused => return Some(logged),
+            }
+        }
+        // Others wait for this thread.
+        Some(Vec::new())
     }
 }
 
@@ -193,10 +206,10 @@ mod tests {
     }
 
     impl Sink for Noting {
-        fn offer(&self, change: &Change) -> Offered {
+        fn offer(&self, changes: &[Arc<Change>]) -> Offered {
             let answer = (self.answer)(self.offered.fetch_add(1, Ordering::Relaxed));
             if answer != Offered::Refused {
-                note(&self.taken, change);
+                changes.iter().for_each(|change| note(&self.taken, change));
             }
             answer
         }
@@ -264,24 +277,49 @@ mod tests {
 
     #[test]
     fn the_reader_goes_on_where_the_sink_has_stopped() {
-        let answer = |number| match number {
-            0 => Offered::Taken,
-            1 => Offered::Refused,
-            _ => Offered::TakenForReader,
-        };
+        let answer = |number| if number == 0 { Offered::Refused } else { Offered::TakenForReader };
         let (subscriber, taken) = subscriber(answer);
-        for (first, by_sink) in [(1, vec![1]), (4, vec![1, 2, 3, 4])] {
+        for (first, by_sink) in [(1, vec![]), (5, (1..8).collect())] {
             let (woken, waker) = flag();
             read(&subscriber, &taken, &waker);
             (first..first + 3).for_each(|sequence| push(&subscriber, sequence));
             subscriber.deliver();
             assert_eq!(seen(&taken), by_sink);
             assert!(woken.0.load(Ordering::Relaxed), "what is left is for the reader");
+            push(&subscriber, first + 3);
             subscriber.deliver();
             assert_eq!(seen(&taken), by_sink);
             read(&subscriber, &taken, &waker);
-            assert!(seen(&taken).iter().copied().eq(1..first + 3), "{:?}", seen(&taken));
+            assert!(seen(&taken).iter().copied().eq(1..first + 4), "{:?}", seen(&taken));
+            subscriber.queue().pause_at_end();
         }
+    }
+
+    /// One reader of everything must not keep a thread to itself.
+    #[test]
+    fn a_reader_that_has_very_much_goes_on_by_itself() {
+        let (subscriber, taken) = subscriber(|_| Offered::Taken);
+        let (woken, waker) = flag();
+        read(&subscriber, &taken, &waker);
+        (1..=100).for_each(|sequence| push(&subscriber, sequence));
+        subscriber.deliver();
+        assert_eq!(seen(&taken).len(), OFFERS_MAX * OFFERED_MAX);
+        assert!(woken.0.load(Ordering::Relaxed));
+        read(&subscriber, &taken, &waker);
+        assert!(seen(&taken).into_iter().eq(1..=100));
+    }
+
+    /// It was asked for a delivery, then had to take a snapshot, after which the sink gets nothing for a while.
+    #[test]
+    fn a_reader_that_waits_without_its_sink_is_woken_instead() {
+        let (subscriber, taken) = subscriber(|_| Offered::Taken);
+        let (woken, waker) = flag();
+        push(&subscriber, 1);
+        assert!(matches!(subscriber.queue().take(&waker, false), Waiting::Change(_)));
+        assert!(matches!(subscriber.queue().take(&waker, false), Waiting::Nothing));
+        push(&subscriber, 2);
+        subscriber.deliver();
+        assert!(seen(&taken).is_empty() && woken.0.load(Ordering::Relaxed));
     }
 
     #[test]

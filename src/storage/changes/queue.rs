@@ -111,19 +111,31 @@ impl Queue {
         self.sink.clone()
     }
 
-    /// The next change for the sink; `None` ends the delivery.
-    pub(super) fn next_delivery(&mut self) -> Option<Arc<LoggedChange>> {
-        let is_for_sink = self.is_open_to_sink && !self.lagged && !self.ended;
-        let logged = if is_for_sink { self.pop() } else { None };
-        self.is_delivering = logged.is_some();
-        logged
+    /// The next changes for the sink, at most so many and about so many bytes; none end the delivery.
+    pub(super) fn next_delivery(&mut self, changes_max: usize, bytes_max: usize) -> Vec<Arc<LoggedChange>> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while self.is_open_to_sink
+            && !self.lagged
+            && !self.ended
+            && taken.len() < changes_max
+            && bytes < bytes_max
+            && let Some(logged) = self.pop()
+        {
+            bytes += logged.bytes;
+            taken.push(logged);
+        }
+        self.is_delivering = !taken.is_empty();
+        taken
     }
 
-    /// Ends the delivery, and leaves everything to the reader: first of all a change that the sink did not take.
-    pub(super) fn leave_to_reader(&mut self, refused: Option<Arc<LoggedChange>>) {
+    /// Ends the delivery, and leaves everything to the reader: first of all the changes that the sink did not take.
+    pub(super) fn leave_to_reader(&mut self, refused: Vec<Arc<LoggedChange>>) {
         self.is_delivering = false;
         self.is_open_to_sink = false;
-        if let Some(logged) = refused.filter(|_| !self.lagged) {
+        if self.lagged {
+            return;
+        }
+        for logged in refused.into_iter().rev() {
             self.bytes += logged.bytes;
             self.pending.push_front(logged);
         }
@@ -135,8 +147,12 @@ impl Queue {
         self.is_empty() && !self.is_delivering
     }
 
-    /// Whether there is nothing for the reader.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether something waits that nobody has in hand.
+    pub(super) fn is_left(&self) -> bool {
+        !self.is_empty() && !self.is_delivering
+    }
+
+    fn is_empty(&self) -> bool {
         self.pending.is_empty() && !self.lagged && !self.ended
     }
 
