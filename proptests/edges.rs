@@ -169,8 +169,7 @@ proptest! {
         let timestamp = Timestamp { hlc: 3, node: NodeId(4) };
         let change = Change::new(cursor, table, key.clone(), timestamp, effect);
         let frame = events::frame(&Notice::Change(change.into()));
-        let frame = std::str::from_utf8(&frame).expect("text");
-        let lines: Vec<&str> = frame.split(['\n', '\r']).collect();
+        let lines: Vec<&str> = frame.text().split(['\n', '\r']).collect();
         prop_assert_eq!(lines.len(), 4);
         let data = lines[1].strip_prefix("data: ").expect("the data is a line");
         let object: serde_json::Value = serde_json::from_str(data).expect("JSON");
