@@ -1,8 +1,8 @@
 //! The keep-alives of idle streams: a timer for each, on a grid that they share.
 //!
 //! Streams are dealt out over the slots of a period, so that 15,000 of them never write at one instant, which would delay the events
-//! of all the others. The grid makes the runtime wake up once a slot and not once a stream: 15,000 idle streams cost 40 ms of CPU in
-//! 30 s, and 500 ms without it.
+//! of all the others. The grid makes the runtime wake up once a slot and not once a stream: with 60 slots, 15,000 idle streams cost 40 ms of
+//! CPU in 30 s, and 500 ms without the grid.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// Between two keep-alives of a stream: below the 30 s and more after which proxies close a silent connection.
 pub const PERIOD: Duration = Duration::from_secs(15);
-/// Slots of a period: at 15,000 streams each has 63, which take a third of a millisecond.
+/// Slots of a period: at 15,000 streams each has 63.
 const SLOTS: u64 = 240;
 
 /// When to send the keep-alives of one stream. One that is late is not made up for.

@@ -175,7 +175,7 @@ fn events(code: &Code) -> BTreeSet<&str> {
 
 #[test]
 fn every_event_is_there_and_no_other() {
-    let pages = [("src/http/events.rs", "events.md"), (HTTP, "websocket.md")];
+    let pages = [("src/http/events/", "events.md"), (HTTP, "websocket.md")];
     for (folder, page) in pages {
         assert_same(page, &Page::read(&format!("docs/{page}")).names("event"), &events(&Code::below(folder)));
     }

@@ -270,7 +270,7 @@ mod tests {
         push(&subscriber, 4);
         subscriber.deliver();
         assert_eq!(seen(&taken), [1, 2, 3], "the reader has something to do");
-        assert!(!woken.0.load(Ordering::Relaxed));
+        assert!(woken.0.load(Ordering::Relaxed), "it takes the change itself");
         read(&subscriber, &taken, &waker);
         assert_eq!(seen(&taken), [1, 2, 3, 4]);
     }
