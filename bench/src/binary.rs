@@ -2,7 +2,9 @@
 
 use std::{
     env::{self, consts::EXE_SUFFIX},
+    ffi::OsStr,
     path::PathBuf,
+    process::Command,
 };
 
 use crate::error::{Error, Result};
@@ -45,6 +47,15 @@ impl BinaryOptions {
         // A relative path without a slash would be looked for in PATH.
         path.canonicalize().map_err(|e| Error::io(format_args!("opening {}", path.display()), &e))
     }
+}
+
+/// Starts `program` on this core alone, or on all.
+pub fn command(program: impl AsRef<OsStr>, core: Option<usize>) -> Command {
+    let Some(core) = core else { return Command::new(program) };
+    // It makes the process what the program is, so it has the id that was started. From inside, a program has begun before it is moved.
+    let mut command = Command::new("taskset");
+    command.arg("--cpu-list").arg(core.to_string()).arg(program);
+    command
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! - [`workload`] has one file for each thing that is done to one target.
 //! - [`cluster`] starts nodes of its own, and measures what they do together.
 //! - [`strong`] does the same for strong tables, beside etcd.
+//! - [`compare`] holds the figures that have a target, each in turn with what it is compared with.
 //! - [`backup`] measures backups of a node of its own.
 //! - [`bare`] has the servers that a node is compared with.
 //! - [`report`], [`progress`] and [`process`] are what the figures are made of.
@@ -20,6 +21,7 @@ pub mod bare;
 pub mod binary;
 pub mod client;
 pub mod cluster;
+pub mod compare;
 pub mod error;
 pub mod options;
 pub mod process;
@@ -78,6 +80,8 @@ pub enum Command {
     Strong(Box<strong::Arguments>),
     /// Starts a node of its own and measures backups: their rate, what a writer notices, what a second one writes
     Backup(Box<backup::Arguments>),
+    /// Starts nodes of its own and what they are compared with, in turn, and says which figures reach their targets
+    Compare(Box<compare::Arguments>),
     /// Runs a minimal server to compare a node with
     Bare(bare::Arguments),
 }
@@ -135,6 +139,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         C::Strong(strong) => block_on(&strong.load, strong::run(strong, &mut print_to_stdout(&strong.load))),
         C::Backup(backup) => block_on(&backup.load, backup::run(backup, &mut print_to_stdout(&backup.load))),
+        C::Compare(compare) => {
+            block_on(&compare.load, compare::run(compare, &mut print_to_stdout(&compare.load)))
+        }
         C::Bare(bare) => bare::run(bare),
     }
 }
@@ -172,7 +179,7 @@ fn block_on<T>(load: &LoadOptions, measurement: impl Future<Output = Result<T>>)
 /// Keeps the runtime polling for as long as it runs. On one machine a write to a socket whose reader sleeps costs the writer
 /// several microseconds, to wake the other core, and the slower the target, the more often its load sleeps: of two targets the
 /// slower would pay for more than its own work. Over a network no target wakes its clients.
-async fn spin() {
+pub(crate) async fn spin() {
     loop {
         tokio::task::yield_now().await;
     }

@@ -115,6 +115,15 @@ impl Report {
         self.spreads().into_iter().find(|spread| spread.name == name).map(|spread| spread.median)
     }
 
+    /// The figure of this name in all runs, or of all runs together.
+    pub fn spread(&self, name: &str) -> Option<Spread> {
+        let note = || self.notes.iter().find(|note| note.name == name).map(|note| note.value);
+        let of_runs = self.spreads().into_iter().find(|spread| spread.name == name);
+        of_runs.or_else(|| {
+            note().map(|value| Spread { name: name.to_owned(), median: value, min: value, max: value })
+        })
+    }
+
     /// Writes the report: a table, or one line of JSON.
     pub fn write(&self, as_json: bool, out: &mut impl Write) -> io::Result<()> {
         if as_json { writeln!(out, "{}", self.json()) } else { self.write_table(out) }
@@ -168,11 +177,16 @@ impl Report {
 }
 
 /// One figure over all runs.
-struct Spread {
-    name: String,
-    median: f64,
-    min: f64,
-    max: f64,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spread {
+    /// Its name.
+    pub name: String,
+    /// The middle one.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
 }
 
 impl Spread {
@@ -190,7 +204,7 @@ impl Spread {
 }
 
 /// Rounds to three decimals, or to a whole number from 1000 on: more is noise.
-fn rounded(value: f64) -> f64 {
+pub fn rounded(value: f64) -> f64 {
     let scale = if value.abs() >= 1000.0 { 1.0 } else { 1000.0 };
     (value * scale).round() / scale
 }

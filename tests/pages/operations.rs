@@ -17,7 +17,7 @@ use crate::{
 
 const PAGE: &str = "docs/operations.md";
 /// Flags of cargo, of the test harness, of the load generator and of etcd that the pages name.
-const FOREIGN: [&str; 8] = [
+const FOREIGN: [&str; 10] = [
     "--release",
     "--nocapture",
     "--target",
@@ -26,6 +26,8 @@ const FOREIGN: [&str; 8] = [
     "--features",
     "--max-txn-ops",
     "--max-request-bytes",
+    "--appendonly",
+    "--appendfsync",
 ];
 
 /// A name in a cell, without its backticks.

@@ -43,6 +43,17 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
         "backup",
         &["error", "options", "progress", "report", "binary", "process", "client", "workload", "cluster"],
     ),
+    (
+        "compare",
+        &[
+            "error", "options", "progress", "report", "binary", "process", "client", "workload", "cluster",
+            "bare",
+        ],
+    ),
+    (
+        "growth",
+        &["error", "options", "progress", "report", "binary", "process", "client", "workload", "cluster"],
+    ),
     ("bare", &["error", "client"]),
     ("main", &[]),
 ];

@@ -4,14 +4,14 @@
 //! All nodes and the load share one machine, so times only compare with each other. Bytes, messages and rows are counters of the nodes,
 //! and the same on every machine.
 
-mod diverge;
-mod first_sync;
+pub(crate) mod diverge;
+pub(crate) mod first_sync;
 mod heal;
-mod idle;
+pub(crate) mod idle;
 mod lag;
 pub(crate) mod node;
 mod proxy;
-mod replicas;
+pub(crate) mod replicas;
 mod steady;
 pub(crate) mod view;
 pub(crate) mod workspace;

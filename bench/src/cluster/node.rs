@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time;
 
 use crate::{
+    binary,
     client::{
         connection::Connection,
         target::{Kind, Target},
@@ -30,6 +31,7 @@ const LOG_LINES: usize = 12;
 #[derive(Debug)]
 pub struct Node {
     binary: PathBuf,
+    core: Option<usize>,
     target: Target,
     home: PathBuf,
     join: Option<String>,
@@ -39,11 +41,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that will listen on a port that is free now, with its data below `home`.
-    pub fn new(binary: PathBuf, home: PathBuf, table: &str) -> Result<Self> {
+    /// A node that will listen on a port that is free now, with its data below `home`, on this core alone or on all.
+    pub fn new(binary: PathBuf, core: Option<usize>, home: PathBuf, table: &str) -> Result<Self> {
         fs::create_dir(&home).map_err(|e| Error::io(format_args!("making {}", home.display()), &e))?;
         let target = Target::node(free_address()?, table);
-        Ok(Self { binary, target, home, join: None, advertise: None, etcd: None, child: None })
+        Ok(Self { binary, core, target, home, join: None, advertise: None, etcd: None, child: None })
     }
 
     /// Has it answer the etcd API, on another port that is free now.
@@ -154,7 +156,7 @@ impl Node {
 
     fn command(&self) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.home.join("log"));
-        let mut command = Command::new(&self.binary);
+        let mut command = binary::command(&self.binary, self.core);
         // The environment of the caller must not change a measurement.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DYNARUST_") {
@@ -196,7 +198,8 @@ impl Node {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// An address of the loopback with a port that is free now.
+pub fn free_address() -> Result<SocketAddr> {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     free.map_err(|e| Error::io("looking for a free port", &e))
 }

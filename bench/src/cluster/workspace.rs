@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Workspace {
     binary: PathBuf,
+    core: Option<usize>,
     directory: PathBuf,
     table: String,
     nodes: Cell<u32>,
@@ -28,7 +29,18 @@ impl Workspace {
         let directory = parent.map_or_else(std::env::temp_dir, Path::to_owned).join(name);
         fs::create_dir(&directory)
             .map_err(|e| Error::io(format_args!("creating {}", directory.display()), &e))?;
-        Ok(Self { binary, directory, table: table.to_owned(), nodes: Cell::new(0) })
+        Ok(Self { binary, core: None, directory, table: table.to_owned(), nodes: Cell::new(0) })
+    }
+
+    /// The same, whose nodes run on this core alone.
+    pub fn on_core(mut self, core: Option<usize>) -> Self {
+        self.core = core;
+        self
+    }
+
+    /// What nodes start from.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Where the data is.
@@ -40,7 +52,7 @@ impl Workspace {
     pub fn node(&self) -> Result<Node> {
         let number = self.nodes.get();
         self.nodes.set(number + 1);
-        Node::new(self.binary.clone(), self.directory.join(format!("node{number}")), &self.table)
+        Node::new(self.binary.clone(), self.core, self.directory.join(format!("node{number}")), &self.table)
     }
 
     /// Starts a cluster of `count` nodes.

@@ -10,7 +10,7 @@ use std::{
 use tokio::time;
 
 use crate::{
-    binary::BinaryOptions,
+    binary::{self, BinaryOptions},
     client::{
         connection::Connection,
         document::Random,
@@ -49,22 +49,24 @@ pub async fn run(start: &Options, target: &Target, options: &LoadOptions) -> Res
     let mut report = Report::new("start", target.to_string()).setting("keys", options.keys);
     let bar = progress::bar("start", u64::from(options.runs)).with_message("starts");
     for _ in 0..options.runs {
-        report.run(start_once(&binary, data, target, options).await?);
+        report.run(start_once(&binary, None, data, target, options).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(report)
 }
 
-async fn start_once(
+/// Starts a node once, on this core alone or on all, and stops it.
+pub(crate) async fn start_once(
     binary: &Path,
+    core: Option<usize>,
     data: &Path,
     target: &Target,
     options: &LoadOptions,
 ) -> Result<Vec<Figure>> {
     let mut random = Random::new(options.seed);
     let start = Instant::now();
-    let mut node = Node::spawn(binary, data, target)?;
+    let mut node = Node::spawn(binary::command(binary, core), data, target)?;
     let mut connection = loop {
         match Connection::open(target.address).await {
             Ok(connection) => break connection,
@@ -104,8 +106,7 @@ async fn start_once(
 struct Node(Child);
 
 impl Node {
-    fn spawn(binary: &Path, data: &Path, target: &Target) -> Result<Self> {
-        let mut command = Command::new(binary);
+    fn spawn(mut command: Command, data: &Path, target: &Target) -> Result<Self> {
         command.arg(target.address.to_string()).arg("--data").arg(data);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().map(Self).map_err(|e| Error::io("starting a node", &e))
