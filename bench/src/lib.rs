@@ -12,6 +12,7 @@
 //! - [`cluster`] starts nodes of its own, and measures what they do together.
 //! - [`strong`] does the same for strong tables, beside etcd.
 //! - [`compare`] holds the figures that have a target, each in turn with what it is compared with.
+//! - [`growth`] measures how cost grows with rows and nodes.
 //! - [`backup`] measures backups of a node of its own.
 //! - [`bare`] has the servers that a node is compared with.
 //! - [`report`], [`progress`] and [`process`] are what the figures are made of.
@@ -23,6 +24,7 @@ pub mod client;
 pub mod cluster;
 pub mod compare;
 pub mod error;
+pub mod growth;
 pub mod options;
 pub mod process;
 pub mod progress;
@@ -82,6 +84,8 @@ pub enum Command {
     Backup(Box<backup::Arguments>),
     /// Starts nodes of its own and what they are compared with, in turn, and says which figures reach their targets
     Compare(Box<compare::Arguments>),
+    /// Starts nodes of its own with more and more rows, and prints how cost grows, a line of JSON for each number of rows and nodes
+    Growth(Box<growth::Arguments>),
     /// Runs a minimal server to compare a node with
     Bare(bare::Arguments),
 }
@@ -142,6 +146,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         C::Compare(compare) => {
             block_on(&compare.load, compare::run(compare, &mut print_to_stdout(&compare.load)))
         }
+        C::Growth(growth) => block_on(&growth.load, growth::run(growth)),
         C::Bare(bare) => bare::run(bare),
     }
 }

@@ -1,4 +1,4 @@
-//! `dynarust-bench compare`: every row has its figures, and its place in the table. As in `cluster.rs`,
+//! `dynarust-bench compare` and `growth`: every row has its figures, and its place in the table; every point is a line. As in `cluster.rs`,
 //! the nodes are the DynaRust binary beside the bench's own. A Redis of the machine is loaded like any, so briefly that it says nothing.
 
 use std::{
@@ -27,21 +27,15 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
-/// Each row, its figures that have a target or a rival, and nothing else to compare with a target.
+/// Rows that take seconds, and their figures that have a target or a rival. The others measure what `cluster` and the workloads do.
 #[test]
-fn every_row_has_the_figures_of_both_sides() {
+fn a_row_has_the_figures_of_both_sides() {
     let expected: &[(&str, &[&str])] = &[
         ("get", &["node_get_per_s", "hyper_get_per_s", "get_to_hyper"]),
         ("put", &["node_put_per_s"]),
         ("batch", &["node_rows_per_s", "sled_rows_per_s", "batch_to_sled"]),
         ("fanout", &["node_last_p50_ms", "loop_last_p50_ms", "last_to_loop"]),
-        ("streams", &["sse_kib", "websocket_kib"]),
-        ("many", &["each_p99_ms"]),
-        ("million", &["loaded_mib", "after_reads_mib", "restarted_mib", "first_read_s", "ready_s"]),
         ("disk", &["loaded_mib", "overwritten_mib"]),
-        ("replicas", &["following_to_alone", "hung_to_alone"]),
-        ("first-sync", &["synced_s"]),
-        ("idle", &["cpu_percent_per_node"]),
     ];
     let rows: Vec<_> = expected.iter().map(|(row, _)| *row).collect();
     let reports = lines(&bench(
@@ -52,8 +46,7 @@ fn every_row_has_the_figures_of_both_sides() {
         assert_eq!(report["workload"], *row);
         for name in *figures {
             let figure = report["median"][name].as_f64();
-            // Of a few streams the memory may shrink, and of an idle node the time may be none.
-            assert!(figure.is_some(), "no {name} in {report}");
+            assert!(figure.is_some_and(|figure| figure > 0.0), "no {name} in {report}");
         }
     }
 }
@@ -72,10 +65,40 @@ fn what_cannot_be_compared_is_named() {
         (&["compare", "--spin"][..], "--spin"),
         (&["compare", "nonsense"], "nonsense"),
         (&["compare", "--binary=/nowhere/DynaRust"], "/nowhere/DynaRust"),
+        (&["growth", "--from=/nowhere/lines"], "--svg"),
+        (&["growth", "--rows=10"], "10"),
     ] {
         let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_dynarust-bench")));
         let output = command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && stderr.contains(said), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn growth_is_a_line_for_each_point_and_is_drawn() {
+    let drawn = tempfile::tempdir().expect("a temporary directory");
+    let (svg, file) = (drawn.path().join("growth.svg"), drawn.path().join("lines"));
+    let svg_option = format!("--svg={}", svg.display());
+    let output = bench(&["growth", "--rows=1000", "--nodes=1,2", &svg_option]);
+    let points = lines(&output);
+    let places: Vec<_> =
+        points.iter().map(|point| (point["rows"].as_u64(), point["nodes"].as_u64())).collect();
+    assert_eq!(places, [(1000, 1), (1000, 2)].map(|(rows, nodes)| (Some(rows), Some(nodes))));
+    for point in &points {
+        for name in ["put_per_s", "get_per_s", "put_cpu_us", "get_cpu_us", "import_rows_per_s"] {
+            assert!(point["figures"][name].as_f64().is_some(), "{name}: {point}");
+        }
+    }
+    for name in ["memory_bytes_per_row", "disk_bytes_per_row", "first_read_s", "ready_s", "comparison_bytes"]
+    {
+        assert!(points[0]["figures"][name].as_f64().is_some(), "{name}: {}", points[0]);
+    }
+    assert!(points[1]["figures"]["put_replica_cpu_us"].is_number(), "{}", points[1]);
+
+    // What was measured is drawn alike from its lines.
+    let from_points = std::fs::read_to_string(&svg).expect("drawn");
+    std::fs::write(&file, &output.stdout).expect("written");
+    bench(&["growth", &format!("--from={}", file.display()), &svg_option]);
+    assert_eq!(std::fs::read_to_string(&svg).expect("drawn"), from_points);
 }

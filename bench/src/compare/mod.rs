@@ -13,7 +13,7 @@ mod rival;
 mod size;
 mod streams;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use self::{cores::Cores, goal::Goal};
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
     options::LoadOptions,
     report::Report,
 };
+
+/// An idle node takes some milliseconds of a core in a second, and the system counts in steps of ten.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Takes each report as soon as it is there.
 type Sink<'a> = dyn FnMut(Report) -> Result<()> + 'a;
@@ -199,7 +202,8 @@ impl Row {
                 cluster::first_sync::run(sync, workspace, load).await
             }
             Self::Idle => {
-                cluster::idle::run(cluster::idle::Options { idle: load.duration }, workspace, load).await
+                cluster::idle::run(cluster::idle::Options { idle: IDLE.max(load.duration) }, workspace, load)
+                    .await
             }
         }
     }
