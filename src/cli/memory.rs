@@ -13,10 +13,10 @@ use crate::{
 
 /// How often it looks: between two looks the bodies on their way can take no more than their share.
 const EVERY: Duration = Duration::from_millis(50);
-/// While less than half of the limit is used it looks less often, as each look costs an idle node some processor time: at the rate that
-/// `EVERY` is made for, what is used does not get from there to the first level in this time.
-const SELDOM: Duration = Duration::from_millis(250);
-const SELDOM_PERCENT_MAX: u64 = 50;
+/// While less than half of the limit is used it looks when half of it could be used, had memory been taken at this rate since; and at least
+/// this often. Each look costs an idle node some processor time.
+const TAKEN_BYTES_PER_S: u64 = 512 << 20;
+const SELDOM: Duration = Duration::from_secs(1);
 /// From these percentages of the limit on, memory is scarce, or nearly gone.
 const HIGH_PERCENT: u64 = 80;
 const CRITICAL_PERCENT: u64 = 90;
@@ -124,10 +124,8 @@ pub fn watch(limit: Limit, pressure: MemoryPressure) -> Result<()> {
 
 /// How long it may be until the next look.
 fn pause(limit_bytes: u64, used_bytes: u64) -> Duration {
-    match used_bytes.saturating_mul(100) < limit_bytes.saturating_mul(SELDOM_PERCENT_MAX) {
-        true => SELDOM,
-        false => EVERY,
-    }
+    let room_bytes = (limit_bytes / 2).saturating_sub(used_bytes);
+    Duration::from_millis(room_bytes.saturating_mul(1_000) / TAKEN_BYTES_PER_S).clamp(EVERY, SELDOM)
 }
 
 fn tell(now: Level, before: Level, limit_bytes: u64, used_bytes: u64) {
@@ -199,8 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_more_often_from_half_of_the_limit_on() {
-        assert_eq!((pause(100, 49), pause(100, 50), pause(100, 95)), (SELDOM, EVERY, EVERY));
+    fn it_looks_the_more_often_the_nearer_half_of_the_limit_is() {
+        let pause = |limit_mib, used_mib| pause(limit_mib * MIB, used_mib * MIB);
+        assert_eq!((pause(24_000, 30), pause(128, 64), pause(128, 120)), (SELDOM, EVERY, EVERY));
+        assert_eq!(pause(512, 128), Duration::from_millis(250));
     }
 
     #[test]
