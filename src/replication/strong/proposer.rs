@@ -4,11 +4,23 @@
 //! the registers of many. That state is the store, and over it an *overlay* of the registers of entries that are not
 //! applied yet. Every answer waits for its entry to commit, even one that changes nothing: a leader that was replaced
 //! without knowing must not answer from old rows.
+//!
+//! An entry costs every node a sync, a message and some wakeups, whatever it carries: as much as many requests. So there is
+//! one at a time, and what comes meanwhile goes into the next; a second is on its way only where the first takes long, as over
+//! a slow link. Under load the next one waits a little for the clients that the last one answered, as the committer of the
+//! store does.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use openraft::{Raft, ServerState, error::ClientWriteError, raft::ClientWriteResponse};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::debug;
 
 use super::{
@@ -39,9 +51,15 @@ const QUEUE_MAX: usize = 4_096;
 const EFFECTS_MAX: usize = 1_024;
 /// Most bytes of an entry, unless one request has more.
 const ENTRY_BYTES_MAX: usize = 1024 * 1024;
-/// Entries that are proposed and not applied. openraft syncs each by itself, so what comes while the log syncs is better
-/// off in one entry than in many.
-const IN_FLIGHT_MAX: usize = 2;
+/// Entries that are proposed and not applied, at most.
+const IN_FLIGHT_MAX: u32 = 2;
+/// How long an entry waits for the one before it to be applied.
+const ALONE_WAIT_MAX: Duration = Duration::from_millis(25);
+/// An entry waits for more requests at most this part of the time that the last one took, and no longer than this.
+const GATHER_PART: u32 = 4;
+const GATHER_MAX: Duration = Duration::from_millis(2);
+/// It does not wait at all for less: the runtime's timers are no finer.
+const GATHER_MIN: Duration = Duration::from_millis(1);
 
 /// What became of a request.
 #[derive(Debug)]
@@ -78,7 +96,8 @@ impl Proposer {
             timestamps,
             value_bytes_max,
             overlay: Arc::default(),
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
+            last: Arc::default(),
         };
         tokio::spawn(task.run(jobs));
         Self(sender)
@@ -114,6 +133,51 @@ struct Task {
     value_bytes_max: u64,
     overlay: Arc<Mutex<Overlay>>,
     in_flight: Arc<Semaphore>,
+    last: Arc<Mutex<Last>>,
+}
+
+/// The last entry that was answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    requests: usize,
+    took: Duration,
+}
+
+/// The requests that wait: those that were taken from the channel come first.
+struct Waiting {
+    taken: VecDeque<Job>,
+    jobs: mpsc::Receiver<Job>,
+}
+
+impl Waiting {
+    /// Waits for a request. None comes any more if it returns false.
+    async fn any(&mut self) -> bool {
+        if self.taken.is_empty() {
+            let Some(job) = self.jobs.recv().await else { return false };
+            self.taken.push_back(job);
+        }
+        true
+    }
+
+    /// The next request that somebody waits for still.
+    fn next_awaited(&mut self) -> Option<Job> {
+        std::iter::from_fn(|| self.taken.pop_front().or_else(|| self.jobs.try_recv().ok()))
+            .find(|job| !job.answer.is_closed())
+    }
+
+    /// Waits a little until the clients that the last entry answered are back, in addition to those that wait already.
+    async fn gather(&mut self, last: Last) {
+        let longest = (last.took / GATHER_PART).min(GATHER_MAX);
+        if last.requests <= 1 || longest < GATHER_MIN {
+            return;
+        }
+        let until = Instant::now() + longest;
+        let expected = (self.taken.len() + self.jobs.len() + last.requests).min(EFFECTS_MAX);
+        while self.taken.len() + self.jobs.len() < expected {
+            let Ok(Some(job)) = timeout_at(until, self.jobs.recv()).await else { return };
+            self.taken.push_back(job);
+        }
+    }
 }
 
 /// What openraft tells of an entry that was proposed.
@@ -123,17 +187,18 @@ type Committed = std::result::Result<ClientWriteResponse<Group>, ClientWriteErro
 type Answers = Vec<(oneshot::Sender<Proposed>, std::result::Result<Outcome, Refusal>)>;
 
 impl Task {
-    async fn run(self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(first) = jobs.recv().await {
-            let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
+    async fn run(self, jobs: mpsc::Receiver<Job>) {
+        let mut waiting = Waiting { taken: VecDeque::new(), jobs };
+        while waiting.any().await {
+            let Some(permit) = self.turn().await else { return };
+            let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.gather(last).await;
+            // Nothing is done for clients that have left.
+            let Some(first) = waiting.next_awaited() else { continue };
             let Some(term) = self.leading_term().await else {
                 let _ = first.answer.send(Proposed::NotLeader);
                 continue;
             };
-            // Nobody waits for it any more, and nothing was done.
-            if first.answer.is_closed() {
-                continue;
-            }
             let incarnation = match self.ready().await {
                 Ok(incarnation) => incarnation,
                 Err(error) => {
@@ -141,21 +206,29 @@ impl Task {
                     continue;
                 }
             };
-            let (effects, answers) = match self.evaluate(term, incarnation, first, &mut jobs) {
+            // It may have waited long for the term.
+            if first.answer.is_closed() {
+                continue;
+            }
+            let (effects, answers) = match self.evaluate(term, incarnation, first, &mut waiting) {
                 Ok(evaluated) => evaluated,
                 Err(answers) => {
                     answer(answers, Fate::Done);
                     continue;
                 }
             };
+            let (begun, requests) = (Instant::now(), answers.len());
             let registers: Vec<_> = effects.iter().filter_map(written).collect();
             let entry = Entry::new(term, effects);
             let proposal = entry.proposal.clone();
             match self.raft.client_write_ff(entry).await {
                 Ok(committed) => {
-                    let (overlay, metrics) = (self.overlay.clone(), self.raft.metrics());
+                    let (overlay, last, metrics) =
+                        (self.overlay.clone(), self.last.clone(), self.raft.metrics());
                     tokio::spawn(async move {
                         let applied = applied(committed, metrics, term).await;
+                        *last.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Last { requests, took: begun.elapsed() };
                         overlay.lock().unwrap_or_else(PoisonError::into_inner).settle(term, &registers);
                         answer(answers, Fate::of(applied, &proposal));
                         drop(permit);
@@ -166,6 +239,15 @@ impl Task {
                     answer(answers, Fate::of(None, &proposal));
                 }
             }
+        }
+    }
+
+    /// Returns when the next entry may be on its way: when there is no other, or, where that takes long, only one.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let all = self.in_flight.clone().acquire_many_owned(IN_FLIGHT_MAX);
+        match timeout(ALONE_WAIT_MAX, all).await {
+            Ok(all) => all.ok()?.split(1),
+            Err(_) => self.in_flight.clone().acquire_owned().await.ok(),
         }
     }
 
@@ -204,7 +286,7 @@ impl Task {
         term: u64,
         incarnation: Incarnation,
         first: Job,
-        jobs: &mut mpsc::Receiver<Job>,
+        waiting: &mut Waiting,
     ) -> std::result::Result<(Vec<Effect>, Answers), Answers> {
         let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
         if overlay.term != term {
@@ -224,7 +306,7 @@ impl Task {
             });
             answers.push((answer, outcome.map_err(Refusal::from)));
             let is_full = effects.len() >= EFFECTS_MAX || bytes >= ENTRY_BYTES_MAX;
-            next = if is_full { None } else { next_awaited(jobs) };
+            next = if is_full { None } else { waiting.next_awaited() };
         }
         if self.store.incarnation() != incarnation {
             overlay.undo();
@@ -234,11 +316,6 @@ impl Task {
         overlay.keep();
         Ok((effects, answers))
     }
-}
-
-/// The next request that somebody waits for still.
-fn next_awaited(jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-    std::iter::from_fn(|| jobs.try_recv().ok()).find(|job| !job.answer.is_closed())
 }
 
 /// What applying an entry of this term gave. `None` if nobody knows: openraft tells nobody of an entry that a snapshot covers, and by the time that
