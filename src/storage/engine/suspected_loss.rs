@@ -190,7 +190,7 @@ fn clear(data: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::tests::{Fixture, close, table};
+    use crate::storage::tests::{Fixture, close, table, wait_until};
 
     #[test]
     fn it_concerns_strong_tables_until_theirs_are_found_whole() {
@@ -237,6 +237,22 @@ mod tests {
         close(store);
         let store = fixture.open();
         assert!(store.suspects_strong_loss());
+        close(store);
+    }
+
+    /// A disk without room made a node without others suspect its strong tables anew, and raise their revision.
+    #[test]
+    fn what_was_accepted_is_no_suspicion_once_the_storage_was_opened_again() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.make_strong(&table()).expect("makes");
+        store.record_suspected_loss("a test".into());
+        store.accept_strong_loss(store.incarnation()).expect("is accepted");
+        store.fail("no room");
+        wait_until("it is open again", || store.failure().is_none());
+        assert!(!store.suspects_strong_loss());
+        let accepted = Recorded { reason: "a test".into(), concerns_strong: false };
+        assert_eq!(read(&fixture.data()), Ok(Some(accepted)));
         close(store);
     }
 

@@ -96,7 +96,10 @@ impl Store {
         engine::forget_cached(&self.0.options.data)?;
         // What was written after the last successful sync may be gone. What lay before it may not.
         let engine = examine::open_sound(&self.0.options)?;
-        if let Some(recorded) = suspected_loss::read(&self.0.options.data)? {
+        // What was accepted before is known, and is no new damage.
+        if let Some(recorded) =
+            suspected_loss::read(&self.0.options.data)?.filter(|recorded| recorded.concerns_strong)
+        {
             self.record_suspected_loss(recorded.reason);
         }
         self.0.context.close_comparison.give_up();
