@@ -8,6 +8,8 @@ use crate::{
 };
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use egui::ViewportCommand;
+
 /// How long a frame takes messages; the others wait for the next one, so that the window stays quick.
 const MESSAGES_TIME: Duration = Duration::from_millis(8);
 /// How often a window in which nothing happens is drawn, for countdowns and ages.
@@ -58,7 +60,15 @@ impl App {
                 "the part of this window that talks to the nodes has stopped: start it again".to_owned();
             self.model.receive(Message::Refused { address: String::new(), why });
         }
+        // As Ctrl+Q: what was typed is asked about.
+        if ui.input(|input| input.viewport().close_requested()) && !self.model.is_closing {
+            ui.ctx().send_viewport_cmd(ViewportCommand::CancelClose);
+            self.model.close();
+        }
         views::show(ui, &mut self.model, &mut self.view);
+        if self.model.is_closing {
+            ui.ctx().send_viewport_cmd(ViewportCommand::Close);
+        }
         while let Some(command) = self.model.take_command() {
             if let Err(command) = self.client.send(command) {
                 // It has much to do: in the next frame.

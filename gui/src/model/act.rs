@@ -78,7 +78,7 @@ impl Model {
     /// Goes on to what replaces the editor. Where something was typed that is not written, it asks first.
     pub(super) fn go(&mut self, next: Next) {
         let is_replaced = match &next {
-            Next::Open(_) | Next::New => true,
+            Next::Open(_) | Next::New | Next::Close => true,
             Next::Connect(dialog) => self.is_elsewhere(dialog),
         };
         match &mut self.editor {
@@ -110,9 +110,15 @@ impl Model {
         }
     }
 
+            Next::Close => self.is_closing = true,
     pub(super) fn load(&mut self, place: Place) {
         self.next = None;
         let request = self.next_number();
+    /// Closes the window. Where something was typed that is not written, it asks first.
+    pub fn close(&mut self) {
+        self.go(Next::Close);
+    }
+
         self.editor = Some(Editor::load(place.clone(), request));
         self.send(Command::Get { request, place });
     }

@@ -152,6 +152,8 @@ pub enum Next {
 
 /// All of it.
 #[derive(Debug)]
+    /// Nothing: the window closes.
+    Close,
 pub struct Model {
     /// What is kept between starts.
     pub settings: Settings,
@@ -191,6 +193,8 @@ pub struct Model {
     pub notice: String,
     commands: VecDeque<Command>,
     /// What is being written, by the request that writes it.
+    /// Whether the window is to close: nothing is left that was not saved.
+    pub is_closing: bool,
     writing: Option<(String, Expiry)>,
     last_number: u64,
     /// When the prefix that is typed is listed.
@@ -232,6 +236,7 @@ impl Model {
             commands: VecDeque::new(),
             writing: None,
             last_number: 0,
+            is_closing: false,
             filter_due_ms: None,
             wanted: None,
         }

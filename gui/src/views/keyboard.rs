@@ -1,6 +1,6 @@
 //! The keys that work wherever one is.
 
-use egui::{Key, KeyboardShortcut, Modifiers, Ui, ViewportCommand};
+use egui::{Key, KeyboardShortcut, Modifiers, Ui};
 
 use super::View;
 use crate::model::{Model, Page};
@@ -44,7 +44,7 @@ pub fn act(ui: &Ui, model: &mut Model, view: &mut View) {
         model.settings.theme = model.settings.theme.next();
     }
     if pressed(ctrl(Key::Q)) {
-        ui.ctx().send_viewport_cmd(ViewportCommand::Close);
+        model.close();
     }
     if model.dialog.is_some() || model.next.is_some() || model.shows_help {
         return;

@@ -66,6 +66,28 @@ fn nothing_typed_is_given_up_without_a_question() {
     assert!(matches!(&commands(&mut model)[..], [Command::Get { place: it, .. }] if *it == place("b")));
 }
 
+/// Ctrl+Q closed the window on what was typed.
+#[test]
+fn the_window_closes_once_what_was_typed_is_saved_or_given_up() {
+    let (mut model, _) = browsing();
+    model.close();
+    assert!(model.is_closing, "nothing was typed");
+    let (mut model, _) = editing();
+    typed(&mut model, "2");
+    model.close();
+    assert_eq!((&model.next, model.is_closing), (&Some(Next::Close), false));
+    model.save();
+    let [Command::Set { request, .. }] = commands(&mut model)[..] else { panic!("it is written") };
+    assert!(!model.is_closing, "not before it is written");
+    model.receive(Message::Written { request, version: "v2".into(), timestamp_ms: 7 });
+    assert!(model.is_closing);
+    let (mut model, _) = editing();
+    typed(&mut model, "2");
+    model.close();
+    model.discard();
+    assert!(model.is_closing);
+}
+
 /// What was typed while the save ran went without a question, as the save was taken for that of all.
 #[test]
 fn what_is_typed_while_a_save_runs_is_asked_about_once_more() {
