@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{mem, path::PathBuf};
 
 use clap::Parser;
 
@@ -28,6 +28,14 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 
+    /// A file with the certificate that the nodes know this client by. It implies --tls
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+
+    /// A file with the private key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+
     /// A file with the token
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -53,12 +61,20 @@ impl Arguments {
             settings.addresses.clone_from(&self.addresses);
             if !is_known {
                 // Nodes that are new are reached as the arguments say, not as those of last time.
-                (settings.tls, settings.ca_file, settings.table) = (false, String::new(), String::new());
+                let Settings { addresses, theme, .. } = mem::take(settings);
+                *settings = Settings { addresses, theme, ..Settings::default() };
             }
         }
-        settings.tls |= self.tls || self.ca.is_some();
-        if let Some(ca) = &self.ca {
-            settings.ca_file = ca.display().to_string();
+        settings.tls |= self.tls || self.ca.is_some() || self.cert_file.is_some();
+        let files = [
+            (&self.ca, &mut settings.ca_file),
+            (&self.cert_file, &mut settings.cert_file),
+            (&self.key_file, &mut settings.key_file),
+        ];
+        for (given, kept) in files {
+            if let Some(path) = given {
+                *kept = path.display().to_string();
+            }
         }
         settings.theme = self.theme.unwrap_or(settings.theme);
     }
@@ -100,6 +116,9 @@ mod tests {
         assert_eq!((settings.tls, settings.ca_file.as_str(), settings.theme), (false, "", Theme::Dark));
         parse(&["--ca", "ca.pem"]).expect("right").apply(&mut settings);
         assert!(settings.tls && settings.ca_file == "ca.pem");
+        let own = parse(&["--cert-file", "me.pem", "--key-file", "me-key.pem"]).expect("right");
+        own.apply(&mut settings);
+        assert_eq!((settings.cert_file.as_str(), settings.key_file.as_str()), ("me.pem", "me-key.pem"));
         // A node that is known is reached as before: not suddenly in plain text.
         parse(&["node-2:7"]).expect("right").apply(&mut settings);
         assert_eq!(settings.addresses, ["node-2:7"]);
@@ -124,6 +143,7 @@ mod tests {
             (&["--key", "a"], "--table"),
             (&["--tabel", "a"], "--table"),
             (&["--theme", "blue"], "dark"),
+            (&["--cert-file", "me.pem"], "--key-file"),
         ] {
             let error = parse(arguments).expect_err("wrong").to_string();
             assert!(error.contains(word), "{arguments:?}: {error}");

@@ -44,6 +44,10 @@ pub struct Settings {
     pub tls: bool,
     /// A file with the certificates that are trusted; empty for those of the system.
     pub ca_file: String,
+    /// A file with the certificate that the nodes know this client by; empty for none.
+    pub cert_file: String,
+    /// A file with its private key.
+    pub key_file: String,
     /// Light or dark.
     pub theme: Theme,
     /// The table that was open last.
@@ -56,6 +60,8 @@ impl Default for Settings {
             addresses: vec![DEFAULT_ADDRESS.to_owned()],
             tls: false,
             ca_file: String::new(),
+            cert_file: String::new(),
+            key_file: String::new(),
             theme: Theme::System,
             table: String::new(),
         }
@@ -69,6 +75,8 @@ impl Settings {
             addresses: self.addresses.clone(),
             tls: self.tls,
             ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
             token: Token(token.to_owned()),
         }
     }
@@ -83,6 +91,10 @@ pub struct Connection {
     pub tls: bool,
     /// A file with the certificates that are trusted; empty for those of the system.
     pub ca_file: String,
+    /// A file with the certificate that the nodes know this client by; empty for none.
+    pub cert_file: String,
+    /// A file with its private key.
+    pub key_file: String,
     /// What the node asks for, if it asks for one.
     pub token: Token,
 }

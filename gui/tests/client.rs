@@ -9,7 +9,7 @@ use dynarust_gui::{
     settings::{Connection, Token},
 };
 
-use crate::node::{Bell, Node, token};
+use crate::node::{Bell, Node, certificates, token};
 
 /// A client that is asked and answers.
 pub struct Asked {
@@ -23,6 +23,8 @@ pub fn connection(addresses: &[String], token: &str) -> Connection {
         addresses: addresses.to_vec(),
         tls: false,
         ca_file: String::new(),
+        cert_file: String::new(),
+        key_file: String::new(),
         token: Token(token.to_owned()),
     }
 }
@@ -315,6 +317,23 @@ fn tls_takes_only_a_certificate_that_is_trusted() {
     let why = Asked::with(missing).wait("no file", lost);
     assert!(why.contains("/nowhere/ca.pem"), "{why}");
     connection.ca_file = fixture("authority.pem");
+    let mut asked = Asked::with(connection);
+    asked.wait("connected", |message| matches!(message, Message::Connected { .. }).then_some(()));
+    asked.create("kv", "a", "1");
+}
+
+#[test]
+fn a_node_that_asks_for_a_certificate_is_shown_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (authority, server, key) = (file("ca.pem"), file("server.pem"), file("server-key.pem"));
+    let node = Node::start(&["--tls-cert", &server, "--tls-key", &key, "--tls-client-ca", &authority]);
+    let mut connection = connection(&[format!("localhost:{}", node.grpc.port())], "");
+    (connection.tls, connection.ca_file) = (true, authority);
+    let mut asked = Asked::with(connection.clone());
+    asked.wait("no certificate", |message| matches!(message, Message::Lost { .. }).then_some(()));
+    (connection.cert_file, connection.key_file) = (file("me.pem"), file("me-key.pem"));
     let mut asked = Asked::with(connection);
     asked.wait("connected", |message| matches!(message, Message::Connected { .. }).then_some(()));
     asked.create("kv", "a", "1");

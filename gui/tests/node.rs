@@ -88,6 +88,13 @@ pub fn token(file: &str) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
+/// Makes an authority, and certificates of a server and of a client `me`, in a directory.
+pub fn certificates(directory: &std::path::Path) {
+    let output = Command::new(binary()).arg("certs").arg(directory).args(["--client", "me"]).output();
+    let output = output.expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Where a node listens for gRPC, if this line of its log says so.
 fn listening(line: &str) -> Option<SocketAddr> {
     let (_, address) = line.split_once("listening for gRPC")?.1.split_once("address=")?;

@@ -11,7 +11,7 @@ use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::{
@@ -35,8 +35,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The longest answer that is taken: a value, with what is around it.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// The largest file of certificates.
-const CA_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The largest file of certificates, or of a key.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The client that is generated, with the token in each call.
 pub type Kv = KvClient<InterceptedService<Channel, Auth>>;
@@ -142,16 +142,20 @@ fn endpoint(connection: &Connection, address: &str) -> Result<Endpoint, String> 
     let tls = ClientTlsConfig::new();
     let tls = match connection.ca_file.as_str() {
         "" => tls.with_native_roots(),
-        path => tls.ca_certificate(Certificate::from_pem(certificates(path)?)),
+        path => tls.ca_certificate(Certificate::from_pem(pem(path)?)),
+    };
+    let tls = match (connection.cert_file.as_str(), connection.key_file.as_str()) {
+        ("", _) => tls,
+        (certificate, key) => tls.identity(Identity::from_pem(pem(certificate)?, pem(key)?)),
     };
     endpoint.tls_config(tls).map_err(|error| reason(&error))
 }
 
-fn certificates(path: &str) -> Result<String, String> {
+fn pem(path: &str) -> Result<String, String> {
     let length = fs::metadata(path).map_err(|error| format!("{path}: {error}"))?.len();
-    if length > CA_FILE_BYTES_MAX {
+    if length > PEM_BYTES_MAX {
         return Err(format!(
-            "{path}: the file has {length} bytes, and at most {CA_FILE_BYTES_MAX} are read: name a PEM file that has only the certificates to trust"
+            "{path}: the file has {length} bytes, and at most {PEM_BYTES_MAX} are read: name a PEM file that has only what is needed"
         ));
     }
     fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))

@@ -21,6 +21,8 @@ impl Model {
             token: self.token.clone(),
             tls: self.settings.tls,
             ca_file: self.settings.ca_file.clone(),
+            cert_file: self.settings.cert_file.clone(),
+            key_file: self.settings.key_file.clone(),
             error: None,
         });
     }
@@ -35,6 +37,13 @@ impl Model {
             }
             Ok(_) if dialog.tls && dialog.ca_file.trim().is_empty() && !dialog.ca_file.is_empty() => {
                 dialog.error = Some("the file of certificates has no name".into());
+            }
+            Ok(_)
+                if dialog.tls && dialog.cert_file.trim().is_empty() != dialog.key_file.trim().is_empty() =>
+            {
+                dialog.error = Some(
+                    "a certificate of this client needs its private key: name both files, or neither".into(),
+                );
             }
             Ok(_) => {
                 if let Some(dialog) = self.dialog.take() {
@@ -55,6 +64,8 @@ impl Model {
         self.settings.addresses = addresses;
         self.settings.tls = dialog.tls;
         self.settings.ca_file = dialog.ca_file.trim().to_owned();
+        self.settings.cert_file = dialog.cert_file.trim().to_owned();
+        self.settings.key_file = dialog.key_file.trim().to_owned();
         self.token = dialog.token.trim().to_owned();
         self.listing = None;
         self.connect();
@@ -99,7 +110,13 @@ impl Model {
             Next::Open(place) => self.load(place),
             Next::New => self.create(),
             Next::Connect(dialog) => self.connect_by(dialog),
+            Next::Close => self.is_closing = true,
         }
+    }
+
+    /// Closes the window. Where something was typed that is not written, it asks first.
+    pub fn close(&mut self) {
+        self.go(Next::Close);
     }
 
     /// Gives up what was typed, for what waits.
@@ -110,15 +127,9 @@ impl Model {
         }
     }
 
-            Next::Close => self.is_closing = true,
     pub(super) fn load(&mut self, place: Place) {
         self.next = None;
         let request = self.next_number();
-    /// Closes the window. Where something was typed that is not written, it asks first.
-    pub fn close(&mut self) {
-        self.go(Next::Close);
-    }
-
         self.editor = Some(Editor::load(place.clone(), request));
         self.send(Command::Get { request, place });
     }

@@ -98,8 +98,12 @@ pub struct Dialog {
     pub token: String,
     /// Whether the nodes speak TLS.
     pub tls: bool,
-    /// The file of certificates.
+    /// The file of certificates to trust.
     pub ca_file: String,
+    /// The file of this client's certificate.
+    pub cert_file: String,
+    /// The file of its private key.
+    pub key_file: String,
     /// What is wrong.
     pub error: Option<String>,
 }
@@ -148,12 +152,12 @@ pub enum Next {
     New,
     /// Another connection.
     Connect(Dialog),
+    /// Nothing: the window closes.
+    Close,
 }
 
 /// All of it.
 #[derive(Debug)]
-    /// Nothing: the window closes.
-    Close,
 pub struct Model {
     /// What is kept between starts.
     pub settings: Settings,
@@ -189,12 +193,12 @@ pub struct Model {
     pub dialog: Option<Dialog>,
     /// Whether the keys of the keyboard are shown.
     pub shows_help: bool,
+    /// Whether the window is to close: nothing is left that was not saved.
+    pub is_closing: bool,
     /// The result of the last action, for the status line.
     pub notice: String,
     commands: VecDeque<Command>,
     /// What is being written, by the request that writes it.
-    /// Whether the window is to close: nothing is left that was not saved.
-    pub is_closing: bool,
     writing: Option<(String, Expiry)>,
     last_number: u64,
     /// When the prefix that is typed is listed.
@@ -232,11 +236,11 @@ impl Model {
             },
             dialog: None,
             shows_help: false,
+            is_closing: false,
             notice: String::new(),
             commands: VecDeque::new(),
             writing: None,
             last_number: 0,
-            is_closing: false,
             filter_due_ms: None,
             wanted: None,
         }

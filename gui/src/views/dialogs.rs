@@ -56,9 +56,15 @@ fn fields(ui: &mut Ui, model: &mut Model) {
     ui.add(token.char_limit(8192)).labelled_by(label.id);
     ui.checkbox(&mut dialog.tls, "TLS");
     ui.add_enabled_ui(dialog.tls, |ui| {
-        let label = ui.label("File of certificates to trust; empty for those of the system");
-        let ca_file = TextEdit::singleline(&mut dialog.ca_file).desired_width(f32::INFINITY);
-        ui.add(ca_file.char_limit(4096)).labelled_by(label.id);
+        for (text, file) in [
+            ("File of certificates to trust; empty for those of the system", &mut dialog.ca_file),
+            ("File of a certificate of yours, if the nodes ask for one", &mut dialog.cert_file),
+            ("File of its private key", &mut dialog.key_file),
+        ] {
+            let label = ui.label(text);
+            let file = TextEdit::singleline(file).desired_width(f32::INFINITY);
+            ui.add(file.char_limit(4096)).labelled_by(label.id);
+        }
     });
     let addresses = parse_addresses(&dialog.addresses).unwrap_or_default();
     if is_plain_token(dialog.tls, &dialog.token, &addresses) {
