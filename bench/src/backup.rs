@@ -16,13 +16,12 @@ use serde_json::Value;
 use tokio::{process::Command, time};
 
 use crate::{
-    binary::BinaryOptions,
     client::{
         document::Documents,
         subscribers::SendTimes,
         writer::{Plan, Writer},
     },
-    cluster::{node::Node, unless_interrupted, workspace::Workspace},
+    cluster::{node::Node, unless_interrupted, workspace::WorkspaceOptions},
     error::{Error, Result},
     options::LoadOptions,
     process::mebibytes,
@@ -40,18 +39,15 @@ const WRITE_BYTES: usize = 4 << 20;
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Arguments {
-    /// Directory for the node's data and the backups, on the disk to measure [default: the system's directory for temporary files]
-    #[arg(long)]
-    pub directory: Option<PathBuf>,
     /// Writes a second of the writer
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub write_rate: u64,
     /// Size of the file that is written to learn the rate of the disk
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..))]
     pub disk_mib: u64,
-    /// Where the binary is.
+    /// Where nodes run, and from what.
     #[command(flatten)]
-    pub binary: BinaryOptions,
+    pub workspace: WorkspaceOptions,
     /// How much load, for how long.
     #[command(flatten)]
     pub load: LoadOptions,
@@ -64,12 +60,12 @@ pub async fn run(arguments: &Arguments, sink: &mut dyn FnMut(Report) -> Result<(
 
 async fn measure(arguments: &Arguments) -> Result<Report> {
     let load = &arguments.load;
-    let binary = arguments.binary.find()?;
-    let workspace = Workspace::new(binary.clone(), arguments.directory.as_deref(), &load.table)?;
+    let workspace = arguments.workspace.create(&load.table)?;
     let mut node = workspace.node()?;
     node.start().await?;
     batch::fill(node.target(), load).await?;
     time::sleep(SETTLE_TIME).await;
+    let binary = workspace.binary().to_owned();
     let scene = Scene { binary, node: &node, directory: workspace.directory(), arguments };
     let mut report = Report::new("backup", "1 node")
         .setting("rows", load.keys)

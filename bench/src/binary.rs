@@ -49,6 +49,12 @@ impl BinaryOptions {
     }
 }
 
+/// The program of this name on the PATH, if there is one.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
+}
+
 /// Starts `program` on this core alone, or on all.
 pub fn command(program: impl AsRef<OsStr>, core: Option<usize>) -> Command {
     let Some(core) = core else { return Command::new(program) };

@@ -16,12 +16,10 @@ mod steady;
 pub(crate) mod view;
 pub(crate) mod workspace;
 
-use std::path::PathBuf;
-
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::workspace::WorkspaceOptions;
 use crate::{
-    binary::BinaryOptions,
     error::{Error, Result},
     options::LoadOptions,
     report::Report,
@@ -37,12 +35,9 @@ pub struct Arguments {
     /// What to measure [default: all, in this order]
     #[arg(value_enum)]
     pub measurements: Vec<Measurement>,
-    /// Directory for the nodes' data, on the disk to measure [default: the system's directory for temporary files]
-    #[arg(long)]
-    pub directory: Option<PathBuf>,
-    /// Where the binary is.
+    /// Where nodes run, and from what.
     #[command(flatten)]
-    pub binary: BinaryOptions,
+    pub workspace: WorkspaceOptions,
     /// How much load, for how long.
     #[command(flatten)]
     pub load: LoadOptions,
@@ -107,14 +102,13 @@ pub(crate) async fn unless_interrupted(measurement: impl Future<Output = Result<
 }
 
 async fn measure_all(cluster: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
-    let binary = cluster.binary.find()?;
     let measurements = match cluster.measurements.as_slice() {
         [] => &Measurement::ALL,
         chosen => chosen,
     };
     let load = &cluster.load;
     for measurement in measurements {
-        let workspace = workspace::Workspace::new(binary.clone(), cluster.directory.as_deref(), &load.table)?;
+        let workspace = cluster.workspace.create(&load.table)?;
         let report = match measurement {
             Measurement::Lag => lag::run(cluster.lag, &workspace, load).await,
             Measurement::Replicas => replicas::run(&workspace, load).await,

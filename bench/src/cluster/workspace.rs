@@ -8,7 +8,32 @@ use std::{
 };
 
 use super::node::Node;
-use crate::error::{Error, Result};
+use crate::{
+    binary::BinaryOptions,
+    error::{Error, Result},
+};
+
+/// Where nodes run, and from what.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct WorkspaceOptions {
+    /// Directory for the data of what is measured, on the disk to measure [default: the system's directory for temporary files]
+    #[arg(long)]
+    pub directory: Option<PathBuf>,
+    /// Where the binary is.
+    #[command(flatten)]
+    pub binary: BinaryOptions,
+}
+
+impl WorkspaceOptions {
+    /// A workspace there. Workloads use `table`.
+    ///
+    /// # Errors
+    /// `Usage` where there is no binary; `Io` if the directory cannot be made.
+    pub fn create(&self, table: &str) -> Result<Workspace> {
+        Workspace::new(self.binary.find()?, self.directory.as_deref(), table)
+    }
+}
 
 /// A directory, and how many nodes have data in it.
 #[derive(Debug)]

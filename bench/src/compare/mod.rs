@@ -13,12 +13,14 @@ mod rival;
 mod size;
 mod streams;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use self::{cores::Cores, goal::Goal};
 use crate::{
-    binary::BinaryOptions,
-    cluster::{self, unless_interrupted, workspace::Workspace},
+    cluster::{
+        self, unless_interrupted,
+        workspace::{Workspace, WorkspaceOptions},
+    },
     error::{Error, Result},
     options::LoadOptions,
     report::Report,
@@ -37,9 +39,6 @@ pub struct Arguments {
     /// What to measure [default: all, in this order]
     #[arg(value_enum)]
     pub rows: Vec<Row>,
-    /// Directory for the data of nodes and rivals, on the disk to measure [default: the system's directory for temporary files]
-    #[arg(long)]
-    pub directory: Option<PathBuf>,
     /// Core of the node, and of what it is compared with
     #[arg(long, default_value_t = 0)]
     pub server_core: usize,
@@ -49,9 +48,9 @@ pub struct Arguments {
     /// Divides the numbers of rows, subscribers and streams, for a quick look: the figures then compare with no target
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub divide_by: u64,
-    /// Where the binary is.
+    /// Where nodes run, and from what.
     #[command(flatten)]
-    pub binary: BinaryOptions,
+    pub workspace: WorkspaceOptions,
     /// How much load, for how long.
     #[command(flatten)]
     pub load: LoadOptions,
@@ -154,7 +153,6 @@ pub async fn run(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
 }
 
 async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
-    let binary = arguments.binary.find()?;
     let rows = match arguments.rows.as_slice() {
         [] => &Row::ALL,
         chosen => chosen,
@@ -169,8 +167,7 @@ async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
     for row in rows {
         let pinned = cores.as_ref().filter(|_| row.is_pinned());
         let core = pinned.map(|cores| cores.server);
-        let workspace =
-            Workspace::new(binary.clone(), arguments.directory.as_deref(), rival::TABLE)?.on_core(core);
+        let workspace = arguments.workspace.create(rival::TABLE)?.on_core(core);
         let load = LoadOptions { table: rival::TABLE.into(), ..arguments.load.clone() };
         let setup = Setup { workspace: &workspace, load: &load, core, divide_by: arguments.divide_by };
         let _held = pinned.map(Cores::hold_load).transpose()?;

@@ -100,7 +100,9 @@ pub struct Redis {
 impl Redis {
     /// Starts the Redis of this system, with its data in `directory`; `None`, and a line that says so, where there is none.
     pub async fn start(directory: &Path, setup: &Setup<'_>) -> Result<Option<Self>> {
-        let (Some(server), Some(benchmark)) = (find("redis-server"), find("redis-benchmark")) else {
+        let (Some(server), Some(benchmark)) =
+            (binary::on_path("redis-server"), binary::on_path("redis-benchmark"))
+        else {
             eprintln!(
                 "No redis-server or no redis-benchmark on the PATH: writes are compared with nothing. `apt-get install redis-server \
                  redis-tools`, or as your system has it."
@@ -144,11 +146,6 @@ fn rate_of(said: &str) -> Option<f64> {
 
 fn this_program() -> Result<PathBuf> {
     env::current_exe().map_err(|e| Error::io("finding this program", &e))
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
 }
 
 /// What a program prints that ends by itself. It ends with this process.

@@ -11,8 +11,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    binary::BinaryOptions,
-    cluster::{unless_interrupted, workspace::Workspace},
+    cluster::{unless_interrupted, workspace::WorkspaceOptions},
     error::{Error, Result},
     options::LoadOptions,
 };
@@ -33,12 +32,9 @@ pub struct Arguments {
     /// Measure nothing, and plot the lines of this file
     #[arg(long, value_name = "PATH", requires = "svg")]
     pub from: Option<PathBuf>,
-    /// Directory for the nodes' data, on the disk to measure [default: the system's directory for temporary files]
-    #[arg(long)]
-    pub directory: Option<PathBuf>,
-    /// Where the binary is.
+    /// Where nodes run, and from what.
     #[command(flatten)]
-    pub binary: BinaryOptions,
+    pub workspace: WorkspaceOptions,
     /// How much load, for how long.
     #[command(flatten)]
     pub load: LoadOptions,
@@ -68,12 +64,11 @@ async fn measure_all(arguments: &Arguments) -> Result<()> {
 }
 
 async fn measured(arguments: &Arguments) -> Result<Vec<Point>> {
-    let binary = arguments.binary.find()?;
     let mut points = Vec::new();
     for &rows in &arguments.rows {
         let load = LoadOptions { keys: rows, runs: 1, ..arguments.load.clone() };
         for &nodes in &arguments.nodes {
-            let workspace = Workspace::new(binary.clone(), arguments.directory.as_deref(), &load.table)?;
+            let workspace = arguments.workspace.create(&load.table)?;
             let figures = match nodes {
                 1 => measure::alone(&workspace, &load).await?,
                 _ => measure::cluster(&workspace, nodes as usize, &load).await?,

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time;
 
 use crate::{
+    binary,
     client::{
         connection::Connection,
         target::{Kind, Target},
@@ -32,8 +33,7 @@ pub fn find(named: Option<&Path>) -> Result<Option<PathBuf>> {
             false => Err(Error::Usage(format!("--etcd {}: there is no such file", path.display()))),
         };
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    Ok(std::env::split_paths(&path).map(|directory| directory.join("etcd")).find(|etcd| etcd.is_file()))
+    Ok(binary::on_path("etcd"))
 }
 
 /// A cluster of etcd.

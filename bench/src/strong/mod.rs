@@ -16,8 +16,7 @@ mod rates;
 use std::path::PathBuf;
 
 use crate::{
-    binary::BinaryOptions,
-    cluster::{unless_interrupted, workspace::Workspace},
+    cluster::{unless_interrupted, workspace::WorkspaceOptions},
     error::Result,
     options::LoadOptions,
     report::Report,
@@ -33,15 +32,12 @@ pub struct Arguments {
     /// What to measure [default: all but etcd-grpc and catch-up, in this order]
     #[arg(value_enum)]
     pub measurements: Vec<Measurement>,
-    /// Directory for the data of nodes and of etcd, on the disk to measure [default: the system's directory for temporary files]
-    #[arg(long)]
-    pub directory: Option<PathBuf>,
     /// etcd binary to compare with [default: etcd on the PATH; without one nothing is compared with etcd]
     #[arg(long, value_name = "PATH")]
     pub etcd: Option<PathBuf>,
-    /// Where the binary is.
+    /// Where nodes run, and from what.
     #[command(flatten)]
-    pub binary: BinaryOptions,
+    pub workspace: WorkspaceOptions,
     /// How much load, for how long.
     #[command(flatten)]
     pub load: LoadOptions,
@@ -84,7 +80,6 @@ pub async fn run(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
 }
 
 async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
-    let binary = arguments.binary.find()?;
     let etcd = etcd::find(arguments.etcd.as_deref())?;
     let etcd = etcd.as_deref();
     let measurements = match arguments.measurements.as_slice() {
@@ -93,7 +88,7 @@ async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
     };
     let load = &arguments.load;
     for measurement in measurements {
-        let workspace = Workspace::new(binary.clone(), arguments.directory.as_deref(), &load.table)?;
+        let workspace = arguments.workspace.create(&load.table)?;
         let report = match measurement {
             Measurement::Rates => rates::run(etcd, &workspace, load).await,
             Measurement::HotKey => hot_key::run(etcd, &workspace, load).await,
