@@ -213,10 +213,9 @@ impl Committer {
     }
 
     /// Waits a little for more writers, as whoever was answered last is likely to write again, and a round for many costs little more than one
-    /// for a few. All that wrote at a time are waited for if they are few. Of many, half: while these wait for the disk, the others are served.
-    /// A lone writer waits for nobody.
+    /// for a few. A lone writer waits for nobody.
     fn gather<'a>(&'a self, mut requests: MutexGuard<'a, Requests>) -> MutexGuard<'a, Requests> {
-        let enough = requests.writers.min(GATHER_ENOUGH.max(requests.writers / 2));
+        let enough = enough(requests.writers);
         let until = Instant::now() + GATHER_MAX;
         requests.wake_at = enough;
         loop {
@@ -260,5 +259,48 @@ impl Committer {
     fn lock(&self) -> MutexGuard<'_, Requests> {
         // The requests are consistent before anything can panic.
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many of so many that wrote at a time a round waits for: all, if they are few. Of many, half: while these wait for the disk, the others
+/// are served.
+fn enough(writers: usize) -> usize {
+    writers.min(GATHER_ENOUGH.max(writers / 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_waits_for_few_writers_and_for_half_of_many() {
+        let expected = [(0, 0), (1, 1), (2, 2), (16, 16), (17, 16), (32, 16), (64, 32), (1_000, 500)];
+        assert_eq!(expected.map(|(writers, _)| (writers, enough(writers))), expected);
+    }
+
+    /// Those that came during a round write at the same time as those that it answers.
+    #[test]
+    fn who_was_answered_and_who_waits_are_the_writers_of_the_next_round() {
+        let committer = Committer::new(Durability::Always);
+        let waiter = || oneshot::channel().0;
+        committer.lock().waiters = vec![waiter(), waiter()];
+        let Round::Sync(answered) = committer.next_round() else { panic!("somebody waits") };
+        assert_eq!((answered.len(), committer.lock().writers), (2, 0), "nobody is waited for at first");
+        committer.lock().waiters.push(waiter());
+        committer.round_ends(answered.len());
+        assert_eq!(committer.lock().writers, 3);
+        committer.lock().waiters.extend([waiter(), waiter()]);
+        let Round::Sync(all) = committer.next_round() else { panic!("all are there") };
+        assert_eq!((all.len(), committer.lock().wake_at), (3, 1));
+    }
+
+    /// A writer that went away costs the others half a millisecond, and no more.
+    #[test]
+    fn a_round_goes_on_without_writers_that_do_not_come() {
+        let committer = Committer::new(Durability::Always);
+        committer.round_ends(16);
+        committer.lock().waiters.push(oneshot::channel().0);
+        let Round::Sync(one) = committer.next_round() else { panic!("somebody waits") };
+        assert_eq!(one.len(), 1);
     }
 }
