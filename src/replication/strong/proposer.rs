@@ -190,7 +190,7 @@ impl Task {
     async fn run(self, jobs: mpsc::Receiver<Job>) {
         let mut waiting = Waiting { taken: VecDeque::new(), jobs };
         while waiting.any().await {
-            let Some(permit) = self.turn().await else { return };
+            let Some(permit) = turn(&self.in_flight).await else { return };
             let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.gather(last).await;
             // Nothing is done for clients that have left.
@@ -239,15 +239,6 @@ impl Task {
                     answer(answers, Fate::of(None, &proposal));
                 }
             }
-        }
-    }
-
-    /// Returns when the next entry may be on its way: when there is no other, or, where that takes long, only one.
-    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let all = self.in_flight.clone().acquire_many_owned(IN_FLIGHT_MAX);
-        match timeout(ALONE_WAIT_MAX, all).await {
-            Ok(all) => all.ok()?.split(1),
-            Err(_) => self.in_flight.clone().acquire_owned().await.ok(),
         }
     }
 
@@ -318,6 +309,14 @@ impl Task {
     }
 }
 
+/// Returns when the next entry may be on its way: when there is no other, or, where that takes long, only one.
+async fn turn(in_flight: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    match timeout(ALONE_WAIT_MAX, in_flight.clone().acquire_many_owned(IN_FLIGHT_MAX)).await {
+        Ok(all) => all.ok()?.split(1),
+        Err(_) => in_flight.clone().acquire_owned().await.ok(),
+    }
+}
+
 /// What applying an entry of this term gave. `None` if nobody knows: openraft tells nobody of an entry that a snapshot covers, and by the time that
 /// an entry of a later term is applied, it has told of all others.
 async fn applied(
@@ -373,9 +372,7 @@ fn answer(answers: Answers, fate: Fate) {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::Ordering, time::Duration};
-
-    use tokio::time::timeout;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::core::name::TableName;
@@ -387,6 +384,53 @@ mod tests {
 
     fn create(name: &str) -> Request {
         Request::Create(TableName::parse(name).expect("a name"))
+    }
+
+    fn job() -> Job {
+        Job { request: create("stock"), answer: oneshot::channel().0 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_entry_is_on_its_way_only_once_the_first_takes_long() {
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize));
+        let begun = Instant::now();
+        let first = turn(&in_flight).await;
+        assert!(first.is_some() && begun.elapsed().is_zero());
+        let second = turn(&in_flight).await;
+        assert!(second.is_some() && begun.elapsed() >= ALONE_WAIT_MAX);
+        assert!(timeout(Duration::from_secs(9), turn(&in_flight)).await.is_err(), "two are on their way");
+        drop((first, second));
+        let begun = Instant::now();
+        assert!(turn(&in_flight).await.is_some() && begun.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_waits_a_little_for_the_clients_that_were_answered_last() {
+        let (sender, jobs) = mpsc::channel(QUEUE_MAX);
+        let mut waiting = Waiting { taken: VecDeque::from([job()]), jobs };
+        let slow = Duration::from_millis(100);
+        for (last, waits) in [
+            (Last { requests: 1, took: slow }, Duration::ZERO),
+            (Last { requests: 2, took: Duration::from_millis(3) }, Duration::ZERO),
+            (Last { requests: 2, took: slow }, GATHER_MAX),
+        ] {
+            let begun = Instant::now();
+            waiting.gather(last).await;
+            assert!(begun.elapsed() >= waits && begun.elapsed() <= 2 * waits, "{last:?}");
+            assert_eq!(waiting.taken.len(), 1, "nobody came");
+        }
+        let clients = tokio::spawn(async move {
+            for _ in 0..2 {
+                let is_taken = sender.send(job()).await.is_ok();
+                assert!(is_taken, "it waits");
+            }
+            sender
+        });
+        let begun = Instant::now();
+        waiting.gather(Last { requests: 2, took: slow }).await;
+        let count = waiting.taken.len() + waiting.jobs.len();
+        assert_eq!((count, begun.elapsed()), (3, Duration::ZERO), "both are back");
+        drop(clients);
     }
 
     /// openraft tells nobody what became of an entry that a snapshot covers. A leader that was deposed while entries were on their way, and was
