@@ -183,13 +183,17 @@ mod tests {
         sync::atomic::{AtomicBool, AtomicU64, Ordering},
         task::{Wake, Waker},
         thread::Thread,
+        time::{Duration, Instant},
     };
 
     use super::*;
-    use crate::storage::changes::{
-        entry::LoggedChange,
-        queue::{Queue, Waiting},
-        wakeups::Round,
+    use crate::storage::{
+        changes::{
+            entry::LoggedChange,
+            queue::{Queue, Waiting},
+            wakeups::Round,
+        },
+        tests::DEADLINE,
     };
 
     /// What a reader and its sink took, in this order.
@@ -358,9 +362,11 @@ mod tests {
             scope.spawn(|| deliveries.run());
             let reader = scope.spawn(|| {
                 let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                let end = Instant::now() + DEADLINE;
                 while seen(&taken).len() < CHANGES as usize {
+                    assert!(Instant::now() < end, "some are lost");
                     read(&subscriber, &taken, &waker);
-                    thread::park_timeout(std::time::Duration::from_micros(50));
+                    thread::park_timeout(Duration::from_micros(50));
                     subscriber.queue().pause_at_end();
                 }
             });
@@ -374,8 +380,9 @@ mod tests {
                 round.add(&subscriber, queue);
                 deliveries.add(round.for_sinks);
             }
-            reader.join().expect("it takes everything");
+            let ended = reader.join();
             deliveries.end();
+            ended.expect("it takes everything");
         });
         assert!(seen(&taken).into_iter().eq(1..=CHANGES));
     }
