@@ -6,10 +6,7 @@ use std::time::Instant;
 use super::group;
 use crate::{
     client::{connection::Connection, document::Documents, target},
-    cluster::{
-        view::{self, Counters},
-        workspace::Workspace,
-    },
+    cluster::{view::Counters, workspace::Workspace},
     error::Result,
     options::LoadOptions,
     progress,
@@ -67,7 +64,6 @@ pub async fn run(catch_up: Options, workspace: &Workspace, options: &LoadOptions
         let start = Instant::now();
         nodes[away].start().await?;
         let all: Vec<_> = nodes.iter().collect();
-        view::linked(&all).await?;
         group::settled(&all).await?;
         let seconds = start.elapsed().as_secs_f64();
         let others: Vec<_> = (0..3).filter(|number| *number != away).map(|number| &nodes[number]).collect();

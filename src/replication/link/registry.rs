@@ -127,6 +127,8 @@ impl LinkState {
 #[derive(Default)]
 pub struct Registry {
     links: BTreeMap<NodeId, Arc<LinkState>>,
+    /// Links that others replaced and that have not ended yet.
+    replaced: Vec<Arc<LinkState>>,
     /// The totals of links that have ended.
     totals: BTreeMap<NodeId, Totals>,
     /// What is wrong with this node's clock, as last logged.
@@ -162,15 +164,16 @@ impl Registry {
         self.links().any(|link| link.figures().is_complete.unwrap_or(link.was_complete))
     }
 
-    /// Adds a link. Returns the one it replaces.
-    pub fn insert(&mut self, link: Arc<LinkState>) -> Option<Arc<LinkState>> {
-        self.links.insert(link.node, link)
+    /// Adds a link. One that it replaces counts until it is removed.
+    pub fn insert(&mut self, link: Arc<LinkState>) {
+        self.replaced.extend(self.links.insert(link.node, link));
     }
 
     /// Adds an ended link to the totals. Returns whether it was the current link of its peer.
     pub fn remove(&mut self, link: &Arc<LinkState>) -> bool {
-        let totals = self.totals(link.node, Some(link));
-        self.totals.insert(link.node, totals);
+        let totals = self.totals.entry(link.node).or_default();
+        *totals = totals.with(link);
+        self.replaced.retain(|replaced| !Arc::ptr_eq(replaced, link));
         let was_in_place = self.links.get(&link.node).is_some_and(|present| Arc::ptr_eq(present, link));
         if was_in_place {
             self.links.remove(&link.node);
@@ -178,15 +181,18 @@ impl Registry {
         was_in_place
     }
 
-    /// The totals of a peer: of its former links and the current one.
+    /// The totals of a peer: of its former links and the current one. They never go back.
     pub fn totals_of(&self, node: NodeId) -> Totals {
-        self.totals(node, self.links.get(&node))
+        let ended = self.totals.get(&node).copied().unwrap_or_default();
+        let replaced = self.replaced.iter().filter(|link| link.node == node);
+        replaced.chain(self.links.get(&node)).fold(ended, |totals, link| totals.with(link))
     }
+}
 
-    fn totals(&self, node: NodeId, link: Option<&Arc<LinkState>>) -> Totals {
-        let before = self.totals.get(&node).copied().unwrap_or_default();
-        let Some(link) = link else { return before };
-        let (was, is) = (before.figures, link.figures());
+impl Totals {
+    /// These and those of a link that is newer than theirs.
+    fn with(self, link: &LinkState) -> Self {
+        let (was, is) = (self.figures, link.figures());
         let figures = Figures {
             rounds: was.rounds + is.rounds,
             sessions: was.sessions + is.sessions,
@@ -202,11 +208,11 @@ impl Registry {
             comparison_bytes: was.comparison_bytes + is.comparison_bytes,
             ..is
         };
-        Totals {
+        Self {
             figures,
-            sent_bytes: before.sent_bytes + link.traffic.sent_bytes(),
-            received_bytes: before.received_bytes + link.traffic.received_bytes(),
-            requests: channel::sum(before.requests, link.requests.figures()),
+            sent_bytes: self.sent_bytes + link.traffic.sent_bytes(),
+            received_bytes: self.received_bytes + link.traffic.received_bytes(),
+            requests: channel::sum(self.requests, link.requests.figures()),
         }
     }
 }
@@ -220,14 +226,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// A link with node 2 that has carried 100 bytes, and its receiver of control messages.
+    fn link() -> (Arc<LinkState>, mpsc::Receiver<Control>) {
+        let (sender, control) = mpsc::channel(1);
+        let (by, at_ms) = (NodeId(1), 0);
+        let requests = Arc::new(Channel::new(NodeId(2), Arc::default()));
+        let traffic = Arc::new(Traffic { sent: 100.into(), received: 100.into() });
+        let initiated = Initiated { by, at_ms };
+        let link = LinkState::new((NodeId(2), 1), (true, true), initiated, traffic, requests, sender);
+        (Arc::new(link), control)
+    }
+
+    /// What a replaced link had carried was missing until it ended: counters of bytes went back for seconds.
+    #[test]
+    fn totals_never_go_back() {
+        let mut registry = Registry::default();
+        let bytes = |registry: &Registry| registry.totals_of(NodeId(2)).sent_bytes;
+        let (first, second) = (link().0, link().0);
+        registry.insert(first.clone());
+        assert_eq!(bytes(&registry), 100);
+        registry.insert(second.clone());
+        assert_eq!(bytes(&registry), 200);
+        assert!(!registry.remove(&first));
+        assert_eq!(bytes(&registry), 200);
+        assert!(registry.remove(&second));
+        assert_eq!(bytes(&registry), 200);
+    }
+
     /// A link whose queue was full counted as one that would compare.
     #[test]
     fn a_control_message_that_does_not_fit_is_reported() {
-        let (sender, mut control) = mpsc::channel(1);
-        let (by, at_ms) = (NodeId(1), 0);
-        let requests = Arc::new(Channel::new(NodeId(2), Arc::default()));
-        let initiated = Initiated { by, at_ms };
-        let link = LinkState::new((NodeId(2), 1), (true, true), initiated, Arc::default(), requests, sender);
+        let (link, mut control) = link();
         assert!(link.send_control(Control::Compare));
         assert!(!link.send_control(Control::Compare));
         assert!(matches!(control.try_recv(), Ok(Control::Compare)));
