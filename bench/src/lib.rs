@@ -15,6 +15,7 @@
 //! - [`growth`] measures how cost grows with rows and nodes.
 //! - [`backup`] measures backups of a node of its own.
 //! - [`bare`] has the servers that a node is compared with.
+//! - [`instructions`] counts what the hot operations cost, for `cargo instructions`.
 //! - [`report`], [`progress`] and [`process`] are what the figures are made of.
 
 pub mod backup;
@@ -25,6 +26,7 @@ pub mod cluster;
 pub mod compare;
 pub mod error;
 pub mod growth;
+pub mod instructions;
 pub mod options;
 pub mod process;
 pub mod progress;
