@@ -22,8 +22,8 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "digest root, idle", prepare: |rows| root(rows, 0) },
 ];
 
-/// Writes before the first that is measured: what the trees keep of the last seconds.
-const WRITES: u64 = 50_000;
+/// As many rows as one was written to before the first write that is measured: what the trees keep of the last seconds.
+const ROWS_PER_WRITE: u64 = 20;
 
 struct Trees {
     digest_key: DigestKey,
@@ -42,7 +42,7 @@ impl Trees {
             let name = all.key(number);
             all.replace(&name, None, all.leaf(&name, 1), NOW_MS);
         }
-        for _ in 0..WRITES {
+        for _ in 0..rows / ROWS_PER_WRITE {
             all.write();
         }
         all
