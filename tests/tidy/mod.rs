@@ -31,6 +31,7 @@ const BENCH_LAYERS: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("report", &[]),
     ("binary", &["error"]),
+    ("instructions", &["error"]),
     ("process", &["error"]),
     ("client", &["error", "progress", "report"]),
     ("workload", &["error", "options", "progress", "report", "binary", "process", "client"]),
