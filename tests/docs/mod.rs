@@ -218,6 +218,7 @@ fn every_close_code_is_there_and_no_other() {
         "Invalid" => 1007,
         "Policy" => 1008,
         "Size" => 1009,
+        "Error" => 1011,
         "Again" => 1013,
         other => panic!("CloseCode::{other}: give it its number here"),
     };

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::request::budget::{Budget, Reservation};
+use crate::http::request::budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX};
+
+/// What a control frame of a client has before its payload (RFC 6455, section 5.2): two bytes, and the mask.
+const CONTROL_HEAD_BYTES: usize = 2 + 4;
 
 /// A connection whose unfinished messages are counted.
 pub struct Metered<T> {
@@ -26,6 +29,15 @@ impl<T> Metered<T> {
     pub fn new(io: T, budget: Arc<Budget>) -> Self {
         let reservation = budget.empty_reservation();
         Self { io, budget, read: 0, reservation }
+    }
+
+    /// Called for a control frame with a payload of so many bytes, which is no part of the message in progress: there may be one between any
+    /// two fragments, and on a connection that only follows events there is nothing else.
+    pub fn forget_control_frame(&mut self, payload_bytes: usize) {
+        self.read = self.read.saturating_sub(CONTROL_HEAD_BYTES + payload_bytes);
+        if self.read <= UNCOUNTED_BYTES_MAX && self.reservation.bytes() > 0 {
+            self.reservation = self.budget.empty_reservation();
+        }
     }
 
     /// Called when a message is complete: returns its reservation.
@@ -102,5 +114,35 @@ mod tests {
         client.write_all(&[0; 200_000]).await.expect("writes");
         let error = metered.read_exact(&mut vec![0; 200_000]).await.expect_err("the budget is used up");
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+    }
+
+    /// Pongs counted for ever: after three hours of nothing else, an event stream held 64 KiB of the memory for bodies.
+    #[tokio::test]
+    async fn control_frames_are_no_part_of_a_message() {
+        let budget = Budget::new(1 << 20, Default::default());
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let mut metered = Metered::new(server, budget.clone());
+        let mut read = async |metered: &mut Metered<_>, bytes: usize| {
+            client.write_all(&vec![0; bytes]).await.expect("writes");
+            metered.read_exact(&mut vec![0; bytes]).await.expect("the budget has room");
+        };
+        for _ in 0..2000 {
+            read(&mut metered, CONTROL_HEAD_BYTES + 10).await;
+            metered.forget_control_frame(10);
+        }
+        assert_eq!(budget.used(), 0);
+        // Between the fragments of a message they change nothing.
+        for _ in 0..2000 {
+            read(&mut metered, 100).await;
+            read(&mut metered, CONTROL_HEAD_BYTES).await;
+            metered.forget_control_frame(0);
+        }
+        assert!(budget.used() >= 200_000);
+        drop(metered.take_message());
+        // Many at once go over what is not counted, and come back.
+        read(&mut metered, 2 * UNCOUNTED_BYTES_MAX).await;
+        assert!(budget.used() > 0);
+        metered.forget_control_frame(2 * UNCOUNTED_BYTES_MAX);
+        assert_eq!(budget.used(), 0);
     }
 }

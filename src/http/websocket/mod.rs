@@ -5,6 +5,7 @@
 //! decides which pages may connect. HTTP/1.1 only; a client on HTTP/2 gets an error that says so.
 
 mod client;
+mod end;
 mod metered;
 mod operation;
 pub mod request;

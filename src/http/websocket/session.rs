@@ -4,7 +4,7 @@
 //! A slow client slows down only itself. While a write waits for it, we read nothing from it, and its subscriptions stay within their
 //! bounded queues. The socket below fails a write that waits too long, without a close frame, which would not get through either.
 
-use std::{collections::HashMap, io::ErrorKind, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
@@ -12,19 +12,13 @@ use futures_util::{
     future::{self, BoxFuture},
     stream::{AbortHandle, Abortable, FuturesUnordered, SelectAll},
 };
-use tokio::{
-    io::AsyncWriteExt,
-    time::{Instant, Interval, timeout},
-};
-use tokio_tungstenite::tungstenite::{
-    Error as SocketError, Message, Utf8Bytes,
-    error::ProtocolError,
-    protocol::{CloseFrame, frame::coding::CloseCode},
-};
+use tokio::time::{Instant, Interval, timeout};
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message, protocol::frame::coding::CloseCode};
 
 use super::{
     Socket,
     client::{self, Client},
+    end::{self, End, Step},
     operation::Operation,
     request::{self, Label, ReplyTo, Request},
     subscription::LabelledSubscription,
@@ -73,17 +67,6 @@ enum Kind {
     /// The events of the topics it was opened for.
     Events,
 }
-
-/// Why a connection ends.
-enum End {
-    /// The client closed it or is gone: nobody is left to tell.
-    Gone,
-    /// We close it, with this reason.
-    Close(CloseCode, &'static str),
-}
-
-/// The outcome of one step: continue, or end the connection.
-type Step = std::result::Result<(), End>;
 
 /// What happened next.
 enum Event {
@@ -147,7 +130,7 @@ impl Session {
         };
         if let End::Close(code, reason) = end {
             // Drop a client that does not close its side in time; nothing is lost.
-            let _ = timeout(CLOSE_TIMEOUT, Box::pin(close(socket, code, reason))).await;
+            let _ = timeout(CLOSE_TIMEOUT, Box::pin(end::close(socket, code, reason))).await;
         }
     }
 
@@ -183,7 +166,7 @@ impl Session {
     /// Waits for the next event. Safe to drop at any point.
     async fn next(&mut self, socket: &mut Socket) -> Event {
         tokio::select! {
-            message = socket.next(), if self.requests.len() < REQUESTS_MAX => Event::Received(message),
+            message = socket.next(), if self.reads() => Event::Received(message),
             Some((label, notice)) = self.subscriptions.next() => Event::Notified(label, notice),
             Some(answer) = self.requests.next() => Event::Finished(answer),
             end = lease_end(&mut self.lease) => Event::Unauthorized(end),
@@ -192,10 +175,15 @@ impl Session {
         }
     }
 
+    /// Whether there is room for another request.
+    fn reads(&self) -> bool {
+        self.requests.len() < REQUESTS_MAX
+    }
+
     /// Reports a failed subscription and frees its id. Closes a connection that has no other.
     async fn end_subscription(&mut self, socket: &mut Socket, label: Option<Label>, notice: &Notice) -> Step {
         send(socket, events::message(notice, label.as_ref().map(Label::as_json))).await?;
-        let Some(label) = label else { return Err(End::Gone) };
+        let Some(label) = label else { return Err(End::Close(CloseCode::Error, "the event stream failed")) };
         self.labels.remove(&label);
         Ok(())
     }
@@ -209,10 +197,16 @@ impl Session {
         match message.ok_or(End::Gone)?? {
             Message::Text(text) => self.handle(socket, &text).await,
             Message::Binary(_) => {
+                drop(socket.get_mut().take_message());
                 let error = Error::BadRequest("send text frames, each with one JSON object".into());
                 send(socket, ReplyTo::default().problem(&error, &self.request_id)).await
             }
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+            Message::Ping(payload) | Message::Pong(payload) => {
+                socket.get_mut().forget_control_frame(payload.len());
+                Ok(())
+            }
+            // Only what is written may be a frame.
+            Message::Frame(_) => Ok(()),
             Message::Close(_) => {
                 // The reply is in the socket's buffer.
                 socket.flush().await?;
@@ -334,7 +328,10 @@ impl Session {
         if self.unanswered_pings >= UNANSWERED_PINGS_MAX {
             return Err(End::Gone);
         }
-        self.unanswered_pings += 1;
+        // While nothing is read, no answer is.
+        if self.reads() {
+            self.unanswered_pings += 1;
+        }
         if let Some(position) = self.position() {
             send(socket, events::message(&Notice::Position(position), None)).await?;
         }
@@ -362,37 +359,4 @@ async fn lease_end(lease: &mut Option<Lease>) -> LeaseEnd {
 /// Hands a message to the socket once it has room. The message may stay in the socket's buffer until the next flush.
 async fn send(socket: &mut Socket, text: String) -> Step {
     Ok(socket.feed(Message::Text(text.into())).await?)
-}
-
-/// Sends the reason, waits for the client to close, and closes our side.
-async fn close(
-    socket: &mut Socket,
-    code: CloseCode,
-    reason: &'static str,
-) -> std::result::Result<(), SocketError> {
-    socket.close(Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })).await?;
-    while let Some(Ok(_)) = socket.next().await {}
-    Ok(socket.get_mut().shutdown().await?)
-}
-
-impl From<SocketError> for End {
-    fn from(error: SocketError) -> Self {
-        match error {
-            SocketError::Capacity(_) => {
-                Self::Close(CloseCode::Size, "a message is larger than a value may be")
-            }
-            SocketError::Io(error) if error.kind() == ErrorKind::OutOfMemory => {
-                Self::Close(CloseCode::Again, "this node's memory for messages is used up; try again")
-            }
-            SocketError::Utf8(_) => Self::Close(CloseCode::Invalid, "a text frame is not UTF-8"),
-            SocketError::Protocol(
-                ProtocolError::ResetWithoutClosingHandshake
-                | ProtocolError::SendAfterClosing
-                | ProtocolError::ReceivedAfterClosing,
-            ) => Self::Gone,
-            SocketError::Protocol(_) => Self::Close(CloseCode::Protocol, "this is not WebSocket (RFC 6455)"),
-            // The connection broke, or a write waited too long: a close frame would not get through.
-            _ => Self::Gone,
-        }
-    }
 }
