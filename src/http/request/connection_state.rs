@@ -172,6 +172,12 @@ impl ConnectionState {
         self.counted.carries(Kind::Events);
         self.event_stream.store(true, Ordering::Relaxed);
     }
+
+    /// Announces requests again, after a stream of events.
+    pub fn expect_requests(&self) {
+        self.counted.carries(Kind::Http);
+        self.event_stream.store(false, Ordering::Relaxed);
+    }
 }
 
 /// A request without a complete response.

@@ -88,9 +88,9 @@ impl<S> Http1Stream<S> {
         Self { unread, phase: Phase::Idle, since: None, requests, ..new }
     }
 
-    /// The bytes under HTTP.
-    pub fn into_inner(self) -> S {
-        self.stream
+    /// The bytes under HTTP, and of what was read too early the part that nobody has taken from here.
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.stream, self.unread)
     }
 
     /// Records that bytes arrived. We read the clock only once they turn out not to be a complete head.
@@ -272,7 +272,25 @@ fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::AsyncReadExt;
+
     use super::*;
+    use crate::http::{Options, request::budget::Budget};
+
+    /// Whatever hyper had not read of it yet was lost with the next hand-over.
+    #[tokio::test]
+    async fn what_was_read_too_early_goes_on_with_the_connection() {
+        let options = Arc::new(Options::default());
+        let budget = Budget::new(options.body_memory_bytes, Default::default());
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = ConnectionState::new(remote, options, budget, &Arc::default(), None);
+        let unread = Bytes::from_static(b"GET / HTTP/1.1");
+        let mut stream = Http1Stream::resume(tokio::io::empty(), unread, connection.into(), Arc::default());
+        stream.read_exact(&mut [0; 4]).await.expect("there is more");
+        assert_eq!(stream.into_parts().1, "/ HTTP/1.1");
+    }
 
     const OWN: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n";
 

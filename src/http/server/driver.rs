@@ -137,6 +137,7 @@ impl Connection {
             if events.is_last || self.node.is_draining() {
                 return Ok(io.shutdown().await?);
             }
+            self.connection.expect_requests();
             stream = Http1Stream::resume(io, unread, Arc::clone(&self.connection), Arc::clone(&hand_over));
         }
     }
@@ -183,9 +184,10 @@ impl Connection {
         }
         let Some((successor, request)) = hand_over.take() else { return Ok(None) };
         let parts = requests.into_parts();
+        let (io, rest) = parts.io.into_inner().into_parts();
         // What hyper has is a part of its buffer.
-        let unread = Bytes::copy_from_slice(&parts.read_buf);
-        Ok(Some((successor, request, parts.io.into_inner().into_inner(), unread)))
+        let unread = Bytes::from([&parts.read_buf[..], &rest].concat());
+        Ok(Some((successor, request, io, unread)))
     }
 
     async fn serve_http2(
