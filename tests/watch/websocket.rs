@@ -5,7 +5,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::summary;
 use crate::harness::{
-    Table, table,
+    Setup, Table, table,
     ws::{Incoming, Socket},
 };
 
@@ -240,6 +240,37 @@ fn a_plain_get_of_the_socket_path_says_what_it_needs() {
     let refused = crate::harness::Node::get(&table, "/_/ws");
     assert!((400..500).contains(&refused.status), "{refused}");
     assert_eq!(refused.expect_header("content-type"), "application/problem+json");
+}
+
+/// Over `HEAD`, and before a body, there was a session all the same; what came of the body was then read as frames.
+#[test]
+fn only_a_get_without_a_body_becomes_a_socket() {
+    let table = table();
+    for (method, more) in
+        [("HEAD", ""), ("GET", "Content-Length: 5\r\n"), ("GET", "Transfer-Encoding: chunked\r\n")]
+    {
+        let mut connection = table.connect();
+        let head = format!(
+            "{method} /_/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+        );
+        connection.write(head.as_bytes()).expect("a head can be sent");
+        let response = connection.receive(method).expect("an answer");
+        assert_eq!(response.status, 400, "{method} {more}: {response}");
+    }
+}
+
+/// Pongs counted as a message that never ends, and took memory from the bodies of all others.
+#[test]
+fn pongs_take_no_memory() {
+    let node = Setup::new().start();
+    let mut socket = Socket::open(node.address(), "/_/ws");
+    for _ in 0..2000 {
+        socket.send_message(Message::Pong(Default::default()));
+    }
+    assert_eq!(socket.request(&json!({"op": "ping", "rid": 1}))["status"], 200);
+    let metrics = node.get("/metrics");
+    assert!(metrics.text().contains("\ndynarust_body_memory_used_bytes 0\n"), "{}", metrics.text());
 }
 
 /// A connection that was cut before its first event knew no cursor to come back with.

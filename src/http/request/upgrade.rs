@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{
+    Method,
+    header::{self, HeaderName, HeaderValue},
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -39,8 +42,11 @@ pub fn handshake(call: &Call) -> Result<String> {
     let Some(key) = call.header(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
         return bad("Sec-WebSocket-Key is not 16 bytes in base64");
     };
-    if !call.can_upgrade() {
+    if call.method != Method::GET || !call.can_upgrade() {
         return bad("use GET over HTTP/1.1; other methods and HTTP/2 cannot be upgraded");
+    }
+    if call.has_body() {
+        return bad("the request has a body");
     }
     Ok(derive_accept_key(key.as_bytes()))
 }
