@@ -165,6 +165,13 @@ impl Waiting {
             .find(|job| !job.answer.is_closed())
     }
 
+    /// Sends all elsewhere.
+    fn refuse(&mut self) {
+        while let Some(job) = self.next_awaited() {
+            let _ = job.answer.send(Proposed::NotLeader);
+        }
+    }
+
     /// Waits a little until the clients that the last entry answered are back, in addition to those that wait already.
     async fn gather(&mut self, last: Last) {
         let longest = (last.took / GATHER_PART).min(GATHER_MAX);
@@ -190,6 +197,11 @@ impl Task {
     async fn run(self, jobs: mpsc::Receiver<Job>) {
         let mut waiting = Waiting { taken: VecDeque::new(), jobs };
         while waiting.any().await {
+            // They go to the next leader at once, and do not wait for entries that are still on their way.
+            if self.raft.metrics().borrow().state != ServerState::Leader {
+                waiting.refuse();
+                continue;
+            }
             let Some(permit) = turn(&self.in_flight).await else { return };
             let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.gather(last).await;
