@@ -108,7 +108,12 @@ pub fn watch(limit: Limit, pressure: MemoryPressure) -> Result<()> {
     let watching = thread::Builder::new().name("memory".into());
     let spawned: io::Result<_> = watching.spawn(move || {
         let mut level = Level::Low;
-        while let Some(used_bytes) = used_bytes(&limit.source) {
+        loop {
+            // Where a look fails, as there is no file left to open, the level stays as it is until one succeeds.
+            let Some(used_bytes) = used_bytes(&limit.source) else {
+                thread::sleep(SELDOM);
+                continue;
+            };
             pressure.set_used_bytes(used_bytes);
             let now = level_of(limit.bytes, used_bytes, level);
             if now != level {
