@@ -195,7 +195,12 @@ impl Committer {
             }
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             if !requests.waiters.is_empty() || left == Some(Duration::ZERO) {
-                return Round::Sync(mem::take(&mut self.gather(requests).waiters));
+                requests = self.gather(requests);
+                // Who closes the storage, or reopens it, answers the waiters.
+                if requests.stopping || requests.failure.is_some() {
+                    continue;
+                }
+                return Round::Sync(mem::take(&mut requests.waiters));
             }
             requests = self.wait(requests, left);
         }
@@ -271,6 +276,14 @@ fn enough(writers: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tests::DEADLINE;
+
+    impl Requests {
+        fn stop_if(&mut self, is_so: impl Fn(&Self) -> bool) -> bool {
+            self.stopping = is_so(self);
+            self.stopping
+        }
+    }
 
     #[test]
     fn a_round_waits_for_few_writers_and_for_half_of_many() {
@@ -292,6 +305,29 @@ mod tests {
         committer.lock().waiters.extend([waiter(), waiter()]);
         let Round::Sync(all) = committer.next_round() else { panic!("all are there") };
         assert_eq!((all.len(), committer.lock().wake_at), (3, 1));
+    }
+
+    /// The round went on, found the engine closed, and told the writers that their rows were lost; the close made them durable.
+    #[test]
+    fn a_store_that_closes_while_a_round_gathers_answers_the_writers_itself() {
+        let committer = Committer::new(Durability::Always);
+        let end = Instant::now() + DEADLINE;
+        let is_stopped_while_gathering = || loop {
+            assert!(Instant::now() < end, "it gathers");
+            committer.round_ends(15);
+            committer.lock().waiters = vec![oneshot::channel().0];
+            let (round, is_stopped) = std::thread::scope(|scope| {
+                let round = scope.spawn(|| committer.next_round());
+                while !round.is_finished() && !committer.lock().stop_if(|requests| requests.wake_at > 1) {}
+                committer.wake.notify_all();
+                (round.join().expect("no panic"), committer.lock().stopping)
+            });
+            if is_stopped {
+                return round;
+            }
+        };
+        assert!(matches!(is_stopped_while_gathering(), Round::Stop));
+        assert_eq!(committer.waiters().len(), 1);
     }
 
     /// A writer that went away costs the others half a millisecond, and no more.
