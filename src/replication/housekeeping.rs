@@ -56,6 +56,7 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
 /// hold. Those of strong tables come back in another way, and it is not cleared before. If the suspicion arises while the node is complete, the
 /// node syncs again. A node without other members keeps it: nobody can tell.
 async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
+    let incarnation = inner.store.incarnation();
     let Some(suspected_loss) = inner.store.suspected_loss() else { return Ok(()) };
     {
         let mut state = inner.state();
@@ -75,9 +76,10 @@ async fn clear_doubt_once_complete(inner: &Arc<Inner>) -> Result<()> {
     if store.suspects_strong_loss() {
         return Ok(());
     }
-    inner.environment().run(move || store.clear_suspected_loss()).await?;
-    info!("no rows are missing any more: the node has held everything that the other members hold");
-    inner.state().handled_doubt = None;
+    if inner.environment().run(move || store.clear_suspected_loss(incarnation)).await? {
+        info!("no rows are missing any more: the node has held everything that the other members hold");
+        inner.state().handled_doubt = None;
+    }
     Ok(())
 }
 

@@ -100,16 +100,22 @@ impl Store {
     }
 
     /// Ends the suspicion, durably: the store was found to hold everything the others hold. It blocks: do not call it from an async task.
+    /// `incarnation` as above; returns whether it is still this one.
     ///
     /// # Errors
     /// `Io`; the suspicion stays then.
-    pub fn clear_suspected_loss(&self) -> Result<()> {
+    pub fn clear_suspected_loss(&self, incarnation: Incarnation) -> Result<bool> {
         let mut suspected_loss = self.0.suspected_loss.lock();
+        if self.incarnation() != incarnation {
+            return Ok(false);
+        }
         if suspected_loss.is_some() {
             clear(&self.0.options.data)?;
             *suspected_loss = None;
+            // A strong table that is made later lacks nothing.
+            self.0.suspected_loss.strong.store(false, Ordering::Release);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Records a suspected loss, durably if the disk takes it.
@@ -207,6 +213,18 @@ mod tests {
         assert!(!store.suspects_strong_loss() && store.suspected_loss().is_some());
         store.record_suspected_loss("another".into());
         assert!(store.suspects_strong_loss());
+        close(store);
+    }
+
+    /// A node without strong tables that had all rows again refused to lead the first one that was made.
+    #[test]
+    fn a_strong_table_made_after_the_suspicion_has_ended_is_not_suspected() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.record_suspected_loss("a test".into());
+        assert_eq!(store.clear_suspected_loss(store.incarnation()), Ok(true));
+        store.make_strong(&table()).expect("makes");
+        assert!(!store.suspects_strong_loss());
         close(store);
     }
 

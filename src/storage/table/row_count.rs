@@ -215,7 +215,7 @@ mod tests {
             close(store);
             let store = fixture.open();
             assert_eq!(store.suspected_loss(), Some(why), "it is stored");
-            store.clear_suspected_loss().expect("clears");
+            store.clear_suspected_loss(store.incarnation()).expect("clears");
             assert_eq!(store.suspected_loss(), None);
             close(store);
             let store = fixture.open();

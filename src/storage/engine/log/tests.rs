@@ -144,7 +144,7 @@ fn a_node_with_peers_opens_with_a_suspected_loss_until_it_is_cleared() {
     // The engine finds nothing wrong any more.
     let store = fixture.open();
     assert_eq!((store.suspected_loss(), value(&store, "new")), (Some(why), Some("1".into())));
-    store.clear_suspected_loss().expect("clears");
+    store.clear_suspected_loss(store.incarnation()).expect("clears");
     close(store);
     let store = fixture.open();
     assert_eq!(store.suspected_loss(), None);
