@@ -160,11 +160,15 @@ impl Store {
     /// # Errors
     /// `Io` if no thread can be started.
     pub(in crate::storage) fn start_pumps(&self) -> Result<()> {
-        // No table is made meanwhile.
-        let tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
-        // Before the tables are looked at: one that is being reopened gets its pump afterwards.
-        self.0.is_followed.store(true, Ordering::Release);
-        tables.values().try_for_each(|table| self.start_pump(table))?;
+        let tables: Vec<Arc<Table>> = {
+            // No table is made meanwhile; one that is made later gets its pump then.
+            let tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
+            // Before the tables are looked at: one that is being reopened gets its pump afterwards.
+            self.0.is_followed.store(true, Ordering::Release);
+            tables.values().cloned().collect()
+        };
+        // Requests go on: there may be very many tables.
+        tables.iter().try_for_each(|table| self.start_pump(table))?;
         self.0.has_pumps.store(true, Ordering::Release);
         Ok(())
     }
@@ -203,8 +207,12 @@ impl Store {
         };
         let (pumped, counted) = (table.clone(), progress.clone());
         self.spawn("pump", move || pump::run(feed, &pumped, &counted, &hub, &now_ms)).inspect_err(|_| {
-            let _partitions = table.lock_all();
-            progress.remove_pump();
+            {
+                let _partitions = table.lock_all();
+                progress.remove_pump();
+            }
+            // The next subscriber tries again.
+            self.0.has_pumps.store(false, Ordering::Release);
         })
     }
 }

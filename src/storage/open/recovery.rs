@@ -113,13 +113,14 @@ impl Store {
         let epoch = self.0.options.environment.fresh_epoch()?;
         for (table, (trees, dictionaries)) in tables.iter().zip(opened) {
             table.reopen(trees, dictionaries);
+            self.start_pump(table)?;
         }
-        // Values that were visible but not durable are gone: subscribers must resynchronize, now that there is something to read.
+        // After the pumps are there: what was written before them is in the snapshots. Values that were visible but not durable are gone: subscribers must resynchronize, now that there is something to read.
         self.0.context.agreed.forget();
         self.0.hub.renew(epoch);
         // Removed rows may be back.
         self.sweep_again();
-        tables.iter().try_for_each(|table| self.start_pump(table))
+        Ok(())
     }
 }
 

@@ -160,7 +160,9 @@ impl Store {
         copy: &Copy,
     ) -> Result<Option<(Feed, Arc<Progress>)>> {
         // Publish earlier writes before later ones.
-        trees.progress.wait_until_caught_up();
+        if !trees.progress.wait_until_caught_up() {
+            return Err(Error::NotReady("changes of the table still wait to be published".into()));
+        }
         table.changed.take().iter().try_for_each(|row| table.copy_row(trees, row, copy))?;
         self.with_engine(|engine| {
             // Do this first: after a crash ranges may then be recorded as lost that are not, but never the other way round.
@@ -170,11 +172,11 @@ impl Store {
         trees.rows = copy.rows.tree.clone();
         trees.chunks = copy.chunks.tree.clone();
         trees.progress = Arc::new(Progress::new());
-        let feed = self.feed(table, trees);
         table.recount(trees, &copy.lost.all())?;
         // Earlier digests said that these rows were here.
         table.lost.raise_since(self.now_ms());
-        Ok(feed)
+        // Last: a feed that nobody takes counts rows that nobody publishes.
+        Ok(self.feed(table, trees))
     }
 }
 

@@ -89,11 +89,12 @@ impl Store {
     fn repair_table(&self, table: &Arc<Table>) -> Result<()> {
         if table.find_unreadable()?.is_empty() {
             // What was unreadable for a while can be read again.
-            return table.with_trees(|trees| {
+            table.with_trees(|trees| {
                 trees.rows.gaps().clear();
                 trees.chunks.gaps().clear();
                 Ok(())
-            });
+            })?;
+            return self.start_late_pump(table);
         }
         self.check_room()?;
         warn!(table = %table.name(), "a part of the table cannot be read; its readable rows are copied");
@@ -109,6 +110,17 @@ impl Store {
             ranges = ranges.join(", "),
             "the keys of these ranges are lost here until another node restores them or they are written again"
         );
+        Ok(())
+    }
+
+    /// Starts the pump of a table whose copy was in use already when no thread could be started. What was not published meanwhile is in the
+    /// snapshots.
+    fn start_late_pump(&self, table: &Arc<Table>) -> Result<()> {
+        let feed = table.with_trees(|trees| Ok(self.feed(table, trees)))?;
+        if let Some(feed) = feed {
+            self.pump(table, feed)?;
+            self.0.hub.renew(self.0.options.environment.fresh_epoch()?);
+        }
         Ok(())
     }
 

@@ -48,7 +48,7 @@ use self::{
     digests::CachedDigests,
     lost::{Changed, Lost},
     partition::{Counts, Partition},
-    record::{Head, Record},
+    record::{Body, Head, Record},
     row::{PARTITIONS, row_of},
     trees::Trees,
 };
@@ -191,9 +191,12 @@ impl Table {
         }
         let open = self.open();
         let value = match open.as_ref() {
-            // The chunks of a long value were removed with the table.
-            None if self.is_removed() => self.load_inline(row, &record)?,
-            Some(_) | None => self.load(trees::of(&open)?, row, &record)?,
+            Some(trees) => self.load(trees, row, &record)?,
+            // The chunks of a long value were removed with the table, or are out of reach while the storage is being reopened.
+            None if matches!(record.body, Body::Inline(_)) || self.is_removed() => {
+                self.load_inline(row, &record)?
+            }
+            None => self.load(trees::of(&open)?, row, &record)?,
         };
         let live = |value| Payload::Live { value, expires_at_ms: record.head.expires_at_ms };
         Ok(value.map(|value| (record.head, live(value))))
