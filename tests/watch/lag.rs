@@ -59,7 +59,7 @@ impl Load {
 
 /// Writes while two slow readers and a quick one watch; how often each slow one was told that it missed something.
 fn resyncs_of_slow_readers(load: &Load) -> [usize; 2] {
-    let node = Setup::new().flag("--durability", "none").flag("--stall-timeout", "60s").start();
+    let node = Setup::new().flag("--durability", "none").flag("--stall-timeout", "10m").start();
     let (mut slow, _) = Events::open(node.address(), "/t/subscribe?prefix=");
     let mut slow_socket = Socket::open(node.address(), "/_/ws");
     slow_socket.send(&json!({"op": "sub", "id": "all", "table": "t"}));
@@ -70,7 +70,12 @@ fn resyncs_of_slow_readers(load: &Load) -> [usize; 2] {
     load.write(&node);
     node.put("/other/key/a", r#"{"value":1}"#).expect(200);
     assert_eq!(quick.event().json()["key"], "a");
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}: slow readers hold up writers", begun.elapsed());
+    // Far from the time after which they are cut off.
+    assert!(
+        begun.elapsed() < Duration::from_secs(120),
+        "{:?}: slow readers hold up writers",
+        begun.elapsed()
+    );
 
     let of_stream = load.read_to_newest(|| {
         let block = slow.event();
