@@ -4,7 +4,8 @@
 //! A change goes to a reader either way, never both: the queue gives it to one of them. While the sink has one, the reader takes nothing, and
 //! while the reader has something to do, the sink gets nothing; so all changes arrive in order.
 //!
-//! A change with very many readers is delivered in small turns, between which come those with few.
+//! A change with very many readers is delivered in small turns, between which come those with few. And whoever waits for the answer to a request
+//! comes before all of them: the threads are nice to others.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +19,8 @@ use super::{change::Change, entry::LoggedChange, queue::Subscriber};
 const FEW_MAX: usize = 96;
 /// Readers that a thread serves before it looks for others: about a tenth of a millisecond.
 const TURN_MAX: usize = 16;
+/// Turns in a row for changes with few readers, while a crowd waits.
+const FEW_TURNS_MAX: usize = 4;
 /// Changes that are offered at once, and about how many bytes.
 const OFFERED_MAX: usize = 16;
 const OFFERED_BYTES_MAX: usize = 64 * 1024;
@@ -25,6 +28,10 @@ const OFFERED_BYTES_MAX: usize = 64 * 1024;
 const OFFERS_MAX: usize = 4;
 /// Most threads. Each can keep a processor busy while there are large crowds.
 const THREADS_MAX: usize = 8;
+
+/// How much less of a busy processor the threads ask for than the others of the process, as a nice value (nice(2)). A crowd takes a whole core
+/// for a while, and each write wants it several times.
+const NICENESS: i32 = 5;
 
 /// Takes changes in place of a reader that waits for them.
 pub trait Sink: Send + Sync {
@@ -88,6 +95,8 @@ pub struct Deliveries {
 #[derive(Default)]
 struct State {
     few: VecDeque<Arc<Subscriber>>,
+    /// Turns of those since the last of a crowd.
+    few_turns: usize,
     /// For each change with very many readers, those that do not have it yet.
     crowds: VecDeque<vec::IntoIter<Arc<Subscriber>>>,
     /// Threads that wait.
@@ -120,6 +129,8 @@ impl Deliveries {
 
     /// Delivers until the end.
     pub fn run(&self) {
+        // On Linux this is the calling thread alone. Where it fails, they are as quick as the others.
+        let _ = rustix::process::nice(NICENESS);
         let mut turn = Vec::with_capacity(TURN_MAX);
         while self.next_turn(&mut turn) {
             turn.drain(..).for_each(|reader| reader.deliver());
@@ -157,18 +168,20 @@ impl Deliveries {
 }
 
 impl State {
-    /// Takes the next readers, and whether there are any: those of changes with few, then some of each crowd in turn.
+    /// Takes the next readers, and whether there are any: mostly those of changes with few, and some of each crowd in turn.
     fn take_turn(&mut self, turn: &mut Vec<Arc<Subscriber>>) -> bool {
-        let few = self.few.len().min(TURN_MAX);
-        turn.extend(self.few.drain(..few));
-        if turn.is_empty()
-            && let Some(mut crowd) = self.crowds.pop_front()
-        {
+        let is_for_crowd = self.few.is_empty() || self.few_turns >= FEW_TURNS_MAX;
+        if is_for_crowd && let Some(mut crowd) = self.crowds.pop_front() {
+            self.few_turns = 0;
             turn.extend(crowd.by_ref().take(TURN_MAX));
             if crowd.len() > 0 {
                 self.crowds.push_back(crowd);
             }
+            return true;
         }
+        self.few_turns = (self.few_turns + 1).min(FEW_TURNS_MAX);
+        let few = self.few.len().min(TURN_MAX);
+        turn.extend(self.few.drain(..few));
         if self.few.is_empty() {
             // It may have been long.
             self.few.shrink_to(FEW_MAX);
@@ -225,6 +238,23 @@ mod tests {
         let sink = Noting { taken: Arc::clone(&taken), offered: AtomicU64::new(0), answer };
         subscriber.queue().set_sink(Arc::new(sink));
         (subscriber, taken)
+    }
+
+    /// A crowd waited for as long as there were changes with few readers, and its readers were not even told that they lagged.
+    #[test]
+    fn a_crowd_has_its_turns_however_much_else_there_is() {
+        let (few, crowd) = (subscriber(|_| Offered::Taken).0, subscriber(|_| Offered::Taken).0);
+        let mut state = State::default();
+        state.crowds.push_back(vec![Arc::clone(&crowd); 2 * TURN_MAX].into_iter());
+        let mut turns_of_crowd = 0;
+        for _ in 0..3 * FEW_TURNS_MAX {
+            state.few.extend(vec![Arc::clone(&few); TURN_MAX]);
+            let mut turn = Vec::new();
+            assert!(state.take_turn(&mut turn) && turn.len() == TURN_MAX);
+            turns_of_crowd += u32::from(Arc::ptr_eq(&turn[0], &crowd));
+        }
+        assert_eq!(turns_of_crowd, 2);
+        assert!(state.crowds.is_empty());
     }
 
     fn push(subscriber: &Subscriber, sequence: u64) {
