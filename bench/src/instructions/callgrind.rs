@@ -1,4 +1,4 @@
-//! Runs the operations under callgrind, and reads the totals that it leaves.
+//! Runs an operation under callgrind, and reads the total that it leaves.
 
 use std::{
     env, fs, io,
@@ -8,19 +8,19 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// The function whose calls are counted, one dump for each.
+/// The function whose calls are counted.
 const COUNTED: &str = "*count_operation*";
 
-/// The instructions of each of `count` calls in `program`.
-pub fn totals(program: &Path, count: usize) -> Result<Vec<u64>> {
+/// The instructions that `program` takes for an operation.
+pub fn total(program: &Path, operation: &str) -> Result<u64> {
     let directory = Directory::new()?;
     let dump = directory.0.join("dump");
     let output = Command::new("valgrind")
         .arg("--tool=callgrind")
         .arg(format!("--toggle-collect={COUNTED}"))
-        .arg(format!("--dump-after={COUNTED}"))
         .arg(format!("--callgrind-out-file={}", dump.display()))
         .arg(program)
+        .arg(operation)
         // What the caller has in its environment moves the stack about. Stores of the operations lie in the directory, and go with it.
         .env_clear()
         .envs(env::var_os("PATH").map(|path| ("PATH", path)))
@@ -35,16 +35,12 @@ pub fn totals(program: &Path, count: usize) -> Result<Vec<u64>> {
     })?;
     if !output.status.success() {
         return Err(Error::Failed(format!(
-            "valgrind ended with {}:\n{}",
+            "valgrind ended with {} at `{operation}`:\n{}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         )));
     }
-    (1..=count).map(|number| total(&dump.with_extension(number.to_string()))).collect()
-}
-
-fn total(dump: &Path) -> Result<u64> {
-    let text = fs::read_to_string(dump).map_err(|e| {
+    let text = fs::read_to_string(&dump).map_err(|e| {
         Error::io(format_args!("reading {}, which callgrind was to write", dump.display()), &e)
     })?;
     parse(&text)

@@ -23,6 +23,8 @@ const CALLS: u64 = 1000;
 const WARMUP_CALLS: u64 = 100;
 /// Rows of the tables that operations are counted on: valgrind makes everything fifty times slower.
 const ROWS: u64 = 1000;
+/// With this argument nothing is done as often as an operation.
+const NOTHING: &str = "nothing";
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -135,26 +137,33 @@ fn is_comparable() -> bool {
 fn measure() -> Result<Counts> {
     let program = build::operations(Path::new(ROOT))?;
     let names = build::names(&program)?;
-    let totals = callgrind::totals(&program, names.len() + 1)?;
-    let [nothing, totals @ ..] = &totals[..] else { unreachable!("there is a total for each name") };
-    let each = |total: &u64| total.saturating_sub(*nothing).div_ceil(CALLS);
-    let instructions: BTreeMap<_, _> = names.iter().cloned().zip(totals.iter().map(each)).collect();
-    assert_eq!(instructions.len(), names.len(), "names are unique");
+    // What the calls themselves cost.
+    let nothing = callgrind::total(&program, NOTHING)?;
+    let mut instructions = BTreeMap::new();
+    for name in names {
+        let total = callgrind::total(&program, &name)?;
+        let is_new = instructions.insert(name, total.saturating_sub(nothing).div_ceil(CALLS)).is_none();
+        assert!(is_new, "names are unique");
+    }
     Ok(Counts { rustc: build::compiler()?, instructions })
 }
 
-/// Prints the names of all operations, or runs each between calls of one function, which callgrind counts.
+/// Runs the operation that the process is told, between calls of one function, which callgrind counts; or prints the names of all.
+///
+/// # Panics
+/// If there is no such operation.
 pub fn count(operations: &[Operation]) {
-    if std::env::args().nth(1).as_deref() == Some(build::NAMES) {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    if name == build::NAMES {
         return operations.iter().for_each(|operation| println!("{}", operation.name));
     }
-    // What the calls themselves cost, which is taken off.
-    count_operation(&mut || {});
-    for operation in operations {
-        let mut run = (operation.prepare)(ROWS);
-        (0..WARMUP_CALLS).for_each(|_| run());
-        count_operation(&mut *run);
+    if name == NOTHING {
+        return count_operation(&mut || {});
     }
+    let operation = operations.iter().find(|operation| operation.name == name);
+    let mut run = (operation.expect("one of those that were printed").prepare)(ROWS);
+    (0..WARMUP_CALLS).for_each(|_| run());
+    count_operation(&mut *run);
 }
 
 /// The only function whose instructions, and those of what it calls, are counted: callgrind knows it by its name.
