@@ -23,7 +23,7 @@ use crate::{
             notes,
         },
         table::jobs::RepairJob,
-        table::{Table, partition::Partition, trees::Trees},
+        table::{Table, trees::Trees},
     },
 };
 
@@ -309,8 +309,8 @@ impl Table {
     fn recount_partition(&self, trees: &Trees, number: u8) -> Result<()> {
         let mut partition = self.lock(number);
         let depth = partition.digests.as_ref().map(|digests| digests.tree().depth());
-        let (counts, digests) = self.tally(trees, number, self.context.digest_key.now(), depth)?;
-        *partition = Partition { counts: Some(counts), digests: Some(digests) };
+        let found = self.tally(trees, number, self.context.digest_key.now(), depth)?;
+        self.set_counted(number, &mut partition, found);
         Ok(())
     }
 

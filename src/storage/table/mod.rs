@@ -47,7 +47,7 @@ use self::{
     context::TableContext,
     digests::CachedDigests,
     lost::{Changed, Lost},
-    partition::{Counts, Partition},
+    partition::{Counts, Digests, Partition},
     record::{Body, Head, Record},
     row::{PARTITIONS, row_of},
     trees::Trees,
@@ -99,6 +99,9 @@ pub struct Table {
     /// Whether the store removed the table because it had no rows: holders look up the table that replaces it.
     removed: AtomicBool,
     pub(super) partitions: Vec<Mutex<Partition>>,
+    /// Which of them are counted. Who asks for the numbers does not wait for a partition that is being counted: one after the other, that would
+    /// be for all of them.
+    counted: Vec<AtomicBool>,
     pub(super) cached_digests: CachedDigests,
     pub(super) reserved: Reserved,
     dictionaries: RwLock<Dictionaries>,
@@ -124,6 +127,7 @@ impl Table {
             trees: RwLock::new(Some(trees)),
             removed: AtomicBool::new(false),
             partitions: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
+            counted: (0..PARTITIONS).map(|_| AtomicBool::default()).collect(),
             cached_digests: CachedDigests::default(),
             reserved: Reserved::default(),
             dictionaries: RwLock::new(dictionaries),
@@ -165,7 +169,8 @@ impl Table {
 
     /// The number of rows, as far as they are counted.
     pub fn counted(&self) -> Counts {
-        let counts = (0..PARTITIONS).filter_map(|number| self.lock(number as u8).counts);
+        let counted = (0..PARTITIONS).filter(|number| self.counted[*number].load(Ordering::Acquire));
+        let counts = counted.filter_map(|number| self.lock(number as u8).counts);
         counts.fold(Counts::default(), |sum, counts| Counts {
             live: sum.live + counts.live,
             tombstones: sum.tombstones + counts.tombstones,
@@ -175,7 +180,15 @@ impl Table {
 
     /// Whether the rows of every partition are counted.
     pub fn is_counted(&self) -> bool {
-        (0..PARTITIONS).all(|number| self.lock(number as u8).counts.is_some())
+        self.counted.iter().all(|is_counted| is_counted.load(Ordering::Acquire))
+    }
+
+    /// Records what a partition was found to hold. The caller holds its lock.
+    pub(super) fn set_counted(&self, number: u8, partition: &mut Partition, found: (Counts, Digests)) {
+        *partition = Partition { counts: Some(found.0), digests: Some(found.1) };
+        self.counted[usize::from(number)].store(true, Ordering::Release);
+        // Who asked meanwhile had the numbers without it.
+        self.cached_digests.invalidate();
     }
 
     /// Counts the rows of every partition that is not counted yet.
@@ -248,6 +261,7 @@ impl Table {
         let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         for number in 0..PARTITIONS {
             *self.lock(number as u8) = Partition::default();
+            self.counted[number].store(false, Ordering::Release);
         }
         self.cached_digests.invalidate();
         self.context.hot.clear();

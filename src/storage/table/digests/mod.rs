@@ -127,7 +127,7 @@ impl Table {
         self.cached_digests.invalidate();
         let (counts, digests) = self.tally(trees, number, key, None)?;
         self.counted_first(&partition, &digests);
-        *partition = Partition { counts: Some(counts), digests: Some(digests) };
+        self.set_counted(number, &mut partition, (counts, digests));
         Ok(())
     }
 
@@ -139,6 +139,9 @@ impl Table {
 
     /// The sum of all current rows; `None` if some are not hashed under `key`.
     pub(in crate::storage) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
+        if !self.is_counted() {
+            return None;
+        }
         let total = |number: usize| {
             let partition = self.lock(number as u8);
             let digests = partition.digests.as_ref().filter(|digests| digests.is_under(key))?;
@@ -168,7 +171,7 @@ impl Table {
         let wrong = known.is_some();
         self.cached_digests.invalidate();
         self.counted_first(&partition, &digests);
-        *partition = Partition { counts: Some(counts), digests: Some(digests) };
+        self.set_counted(number, &mut partition, (counts, digests));
         if wrong {
             self.context.counters.digest_repairs.increment();
             error!(table = %self.name(), partition = number, "rows and their digests differed; the digests were rebuilt from the disk");
@@ -219,6 +222,10 @@ impl Table {
         }
         let (mut sum, mut now) = (Sum::default(), Sum::default());
         let (mut since_ms, mut has_recents) = (0, false);
+        // Nobody waits for partitions that are being counted.
+        if !self.is_counted() {
+            return None;
+        }
         for number in 0..PARTITIONS {
             let mut partition = self.lock(number as u8);
             let digests = partition.digests.as_mut().filter(|digests| digests.is_under(key))?;
