@@ -47,7 +47,7 @@ use self::{
     context::TableContext,
     digests::CachedDigests,
     lost::{Changed, Lost},
-    partition::{Counts, Digests, Partition},
+    partition::Partition,
     record::{Body, Head, Record},
     row::{PARTITIONS, row_of},
     trees::Trees,
@@ -165,35 +165,6 @@ impl Table {
                 Found::Superseded => self.check_replaced(trees, &row, &bytes)?,
             }
         }
-    }
-
-    /// The number of rows, as far as they are counted.
-    pub fn counted(&self) -> Counts {
-        let counted = (0..PARTITIONS).filter(|number| self.counted[*number].load(Ordering::Acquire));
-        let counts = counted.filter_map(|number| self.lock(number as u8).counts);
-        counts.fold(Counts::default(), |sum, counts| Counts {
-            live: sum.live + counts.live,
-            tombstones: sum.tombstones + counts.tombstones,
-            live_bytes: sum.live_bytes + counts.live_bytes,
-        })
-    }
-
-    /// Whether the rows of every partition are counted.
-    pub fn is_counted(&self) -> bool {
-        self.counted.iter().all(|is_counted| is_counted.load(Ordering::Acquire))
-    }
-
-    /// Records what a partition was found to hold. The caller holds its lock.
-    pub(super) fn set_counted(&self, number: u8, partition: &mut Partition, found: (Counts, Digests)) {
-        *partition = Partition { counts: Some(found.0), digests: Some(found.1) };
-        self.counted[usize::from(number)].store(true, Ordering::Release);
-        // Who asked meanwhile had the numbers without it.
-        self.cached_digests.invalidate();
-    }
-
-    /// Counts the rows of every partition that is not counted yet.
-    pub fn count(&self) -> Result<()> {
-        (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))
     }
 
     /// Returns head and payload of a row's record; `None` if a later write removed its chunks.
