@@ -6,14 +6,17 @@
 //! page in an older version, is still found.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
 use tracing::error;
 
 use crate::{
-    core::{digest::Sum, name::TableName},
+    core::{
+        digest::{DigestKey, Sum},
+        name::TableName,
+    },
     error::Result,
     storage::{
         Store,
@@ -113,6 +116,19 @@ impl Table {
     /// Counts the rows of every partition that is not counted yet.
     pub fn count(&self) -> Result<()> {
         (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))
+    }
+
+    /// The sum of all current rows; `None` if some are not hashed under `key`.
+    pub(in crate::storage) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
+        if !self.is_counted() {
+            return None;
+        }
+        let total = |number: usize| {
+            let partition = self.lock(number as u8);
+            let digests = partition.digests.as_ref().filter(|digests| digests.is_under(key))?;
+            Some(digests.tree().total())
+        };
+        (0..PARTITIONS).map(total).sum()
     }
 }
 

@@ -137,19 +137,6 @@ impl Table {
         }
     }
 
-    /// The sum of all current rows; `None` if some are not hashed under `key`.
-    pub(in crate::storage) fn total(&self, key: &Arc<DigestKey>) -> Option<Sum> {
-        if !self.is_counted() {
-            return None;
-        }
-        let total = |number: usize| {
-            let partition = self.lock(number as u8);
-            let digests = partition.digests.as_ref().filter(|digests| digests.is_under(key))?;
-            Some(digests.tree().total())
-        };
-        (0..PARTITIONS).map(total).sum()
-    }
-
     /// Compares a partition's counts and digests with its rows on disk and repairs them. Returns false if they differed.
     pub(in crate::storage) fn check_partition(&self, number: u8) -> Result<bool> {
         let open = self.open();
