@@ -94,6 +94,13 @@ impl Socket {
         }
     }
 
+    /// Sends a ping and waits for its pong: by then the node has read all that was sent before.
+    pub fn ping(&mut self) {
+        self.send_message(Message::Ping(Default::default()));
+        self.socket.get_ref().set_read_timeout(Some(DEADLINE)).expect("a read timeout can be set");
+        while !matches!(self.socket.read().expect("a pong within the deadline"), Message::Pong(_)) {}
+    }
+
     /// Sends a request, skips events, and returns the result.
     pub fn request(&mut self, message: &Value) -> Value {
         self.send(message);
