@@ -107,7 +107,11 @@ impl Table {
 
     /// Records what a partition was found to hold. The caller holds its lock.
     pub(super) fn set_counted(&self, number: u8, partition: &mut Partition, found: (Counts, Digests)) {
-        *partition = Partition { counts: Some(found.0), digests: Some(found.1) };
+        let (counts, digests) = found;
+        if partition.counts.is_none() {
+            self.context.close_comparison.count(digests.tree().total());
+        }
+        *partition = Partition { counts: Some(counts), digests: Some(digests) };
         self.counted[usize::from(number)].store(true, Ordering::Release);
         // Who asked meanwhile had the numbers without it.
         self.cached_digests.invalidate();

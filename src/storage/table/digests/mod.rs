@@ -124,17 +124,9 @@ impl Table {
         {
             return Ok(());
         }
-        self.cached_digests.invalidate();
-        let (counts, digests) = self.tally(trees, number, key, None)?;
-        self.counted_first(&partition, &digests);
-        self.set_counted(number, &mut partition, (counts, digests));
+        let found = self.tally(trees, number, key, None)?;
+        self.set_counted(number, &mut partition, found);
         Ok(())
-    }
-
-    fn counted_first(&self, partition: &Partition, digests: &Digests) {
-        if partition.counts.is_none() {
-            self.context.close_comparison.count(digests.tree().total());
-        }
     }
 
     /// Compares a partition's counts and digests with its rows on disk and repairs them. Returns false if they differed.
@@ -156,8 +148,6 @@ impl Table {
         }
         // A tree that was not built yet, or built under the old key, was not wrong.
         let wrong = known.is_some();
-        self.cached_digests.invalidate();
-        self.counted_first(&partition, &digests);
         self.set_counted(number, &mut partition, (counts, digests));
         if wrong {
             self.context.counters.digest_repairs.increment();
