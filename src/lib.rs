@@ -60,7 +60,7 @@
 //! - Where a table's mode goes: [`node::strong`], for the writes and reads of [`node`].
 //! - Where a write to a strong table is agreed: [`replication::strong`].
 //! - Where an etcd revision is decided: `core::etcd::evaluate`, by the leader. Watchers read [`core::etcd::history`], which
-//!   [`replication::strong::revisions`] fills as entries are applied.
+//!   [`replication::strong::revisions`] fills as entries are applied, and are woken by [`replication::strong::listeners`].
 //! - Where a new setting goes: the table in [`config`].
 //!
 //! # Invariants

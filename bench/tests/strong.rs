@@ -18,6 +18,7 @@ const TINY: &[&str] = &[
     "--connections=4",
     "--kills=1",
     "--idle=1s",
+    "--watch-streams=120",
     "--table-rows=500",
     "--missed-rows=20",
     "--missed-writes=40",

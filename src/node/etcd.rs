@@ -1,19 +1,15 @@
 //! The etcd API as calls of the node: what its requests come to is decided in [`core::etcd`](crate::core::etcd), by the leader where they
 //! write. Reads are served from here, as those of any strong table.
 //!
-//! `reads`: a read is at one revision, however long it is.
+//! `reads`: a read is at one revision, however long it is. `watch_stream`: watchers at their place in the history.
 
 mod reads;
 mod snapshot;
+mod watch_stream;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, MutexGuard},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::watch;
-
-pub use self::reads::Hashed;
+pub use self::{reads::Hashed, watch_stream::WatchStream};
 use super::{Node, strong::Consistency};
 pub use crate::replication::strong::leases::{LeaseCall, LeaseTime};
 use crate::{
@@ -21,7 +17,7 @@ use crate::{
         clock::NodeId,
         etcd::{
             self,
-            history::{History, UNKNOWN},
+            history::UNKNOWN,
             request::{Answer, Body, Operation, Outcome, Request},
             row::Head,
         },
@@ -29,7 +25,7 @@ use crate::{
     },
     error::{Error, Result},
     replication::strong::{
-        revisions::{Revisions, checked_head, head},
+        revisions::{checked_head, head},
         view::Position,
     },
 };
@@ -100,20 +96,19 @@ impl Node {
         Ok(outcome)
     }
 
-    /// The history of the table on this node.
+    /// A stream of watchers of the table on this node.
     ///
     /// # Errors
-    /// `NotReady` if this node keeps none; `Conflict` if the table's head is damaged.
-    pub fn etcd_history(&self) -> Result<EtcdHistory> {
-        let revisions = self.strong.revisions().filter(|revisions| revisions.history().is_some());
-        let revisions =
-            revisions.ok_or_else(|| Error::NotReady("this node does not answer the etcd API".into()))?;
-        let history = EtcdHistory(revisions);
-        if history.lock().head() == UNKNOWN {
+    /// `NotReady` if this node keeps no history; `Conflict` if the table's head is damaged.
+    pub fn etcd_watch_stream(&self) -> Result<WatchStream> {
+        let watching = self.strong.revisions().and_then(WatchStream::open);
+        let watching =
+            watching.ok_or_else(|| Error::NotReady("this node does not answer the etcd API".into()))?;
+        if watching.revision() == UNKNOWN.revision {
             // It says why.
             checked_head(&self.store)?;
         }
-        Ok(history)
+        Ok(watching)
     }
 
     /// The head of the table on this node.
@@ -169,21 +164,5 @@ impl Node {
     /// `Io` if there is no randomness.
     pub fn etcd_lease_id(&self) -> Result<i64> {
         Ok((self.environment().random()? >> 1).max(1).cast_signed())
-    }
-}
-
-/// The history of the table on a node.
-#[derive(Clone)]
-pub struct EtcdHistory(Arc<Revisions>);
-
-impl EtcdHistory {
-    /// The history, locked: nothing is applied meanwhile.
-    pub fn lock(&self) -> MutexGuard<'_, History> {
-        self.0.history().expect("it was looked for")
-    }
-
-    /// The newest revision, and its changes.
-    pub fn newest(&self) -> watch::Receiver<i64> {
-        self.0.newest()
     }
 }

@@ -26,7 +26,8 @@ const RENEWED_BYTES: u32 = 1 << 30;
 const FRAME_BYTES_MAX: usize = 16_384;
 /// The length of what comes before each frame, and before each message of gRPC.
 const HEAD_BYTES: usize = 9;
-const PREFIX_BYTES: usize = 5;
+/// See [`HEAD_BYTES`].
+pub const PREFIX_BYTES: usize = 5;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -51,6 +52,8 @@ pub struct Calls {
     next_stream: u32,
     /// The calls that are not answered yet, by their streams.
     open: HashMap<u32, Open>,
+    /// The streams of messages, and whether one has come.
+    streams: HashMap<u32, bool>,
     /// Bytes of messages that the target takes now.
     window: i64,
     /// Bytes of messages that came since the target was told that it may send more.
@@ -98,6 +101,7 @@ impl Calls {
             out,
             next_stream: 1,
             open: HashMap::new(),
+            streams: HashMap::new(),
             window: WINDOW_BYTES,
             taken: 0,
         })
@@ -109,6 +113,22 @@ impl Calls {
     /// # Errors
     /// `Usage` for a message that does not fit one frame, or the window together with the others.
     pub fn begin(&mut self, path: &str, message: &[u8], whose: usize) -> Result<()> {
+        let stream = self.send(path, message, END_STREAM)?;
+        self.open.insert(stream, Open { whose, prefix: Vec::with_capacity(PREFIX_BYTES), bytes: 0 });
+        Ok(())
+    }
+
+    /// Opens a stream of messages in both directions, with one message. Whatever comes there is taken without a look.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn begin_stream(&mut self, path: &str, message: &[u8]) -> Result<()> {
+        let stream = self.send(path, message, 0)?;
+        self.streams.insert(stream, false);
+        Ok(())
+    }
+
+    fn send(&mut self, path: &str, message: &[u8], flags: u8) -> Result<u32> {
         self.window -= message.len() as i64;
         if message.len() > FRAME_BYTES_MAX || self.window < 0 {
             return Err(Error::Usage(format!(
@@ -119,11 +139,9 @@ impl Calls {
         }
         let head = self.request_head(path);
         frame(HEADERS, END_HEADERS, self.next_stream, &head, &mut self.out);
-        frame(DATA, END_STREAM, self.next_stream, message, &mut self.out);
-        self.open
-            .insert(self.next_stream, Open { whose, prefix: Vec::with_capacity(PREFIX_BYTES), bytes: 0 });
+        frame(DATA, flags, self.next_stream, message, &mut self.out);
         self.next_stream += 2;
-        Ok(())
+        Ok(self.next_stream - 2)
     }
 
     /// The header of a request (RFC 7541). The first one has the target remember what all have, as every client does.
@@ -156,30 +174,50 @@ impl Calls {
     /// # Errors
     /// `Failed` for a call that the target does not answer with a message.
     pub async fn answered(&mut self, answered: &mut Vec<usize>) -> Result<()> {
-        loop {
-            if !self.out.is_empty() {
-                self.stream.write_all(&self.out).await.map_err(|e| Error::io("sending a call", &e))?;
-                self.out.clear();
-            }
-            if !answered.is_empty() {
-                return Ok(());
-            }
-            self.received.reserve(READ_BYTES);
-            match self.stream.read_buf(&mut self.received).await {
-                Ok(0) => {
-                    return Err(Error::Failed(
-                        "the target closed the connection in the middle of a call".into(),
-                    ));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(Error::io("reading an answer", &error)),
-            }
-            while let Some(head) = Head::parse(&self.received) {
-                self.received.advance(HEAD_BYTES);
-                self.take(head, answered)?;
-                self.received.advance(head.length);
-            }
+        self.flush().await?;
+        while answered.is_empty() {
+            self.receive(answered).await?;
+            self.flush().await?;
         }
+        Ok(())
+    }
+
+    /// Sends all that has begun, and returns once a message has come on each stream.
+    ///
+    /// # Errors
+    /// As [`Self::answered`].
+    pub async fn streaming(&mut self) -> Result<()> {
+        self.flush().await?;
+        while self.streams.values().any(|has_begun| !has_begun) {
+            self.receive(&mut Vec::new()).await?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if !self.out.is_empty() {
+            self.stream.write_all(&self.out).await.map_err(|e| Error::io("sending a call", &e))?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, answered: &mut Vec<usize>) -> Result<()> {
+        self.received.reserve(READ_BYTES);
+        match self.stream.read_buf(&mut self.received).await {
+            Ok(0) => {
+                return Err(Error::Failed("the target closed the connection in the middle of a call".into()));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(Error::io("reading an answer", &error)),
+        }
+        while let Some(head) = Head::parse(&self.received) {
+            self.received.advance(HEAD_BYTES);
+            self.take(head, answered)?;
+            self.received.advance(head.length);
+        }
+        Ok(())
     }
 
     /// Takes a frame, whose payload has been received.
@@ -194,6 +232,9 @@ impl Calls {
             DATA => {
                 if let Some(open) = self.open.get_mut(&head.stream) {
                     open.take(payload);
+                }
+                if let Some(has_begun) = self.streams.get_mut(&head.stream) {
+                    *has_begun = true;
                 }
                 self.taken += head.length as u32;
                 if self.taken > RENEWED_BYTES {
@@ -218,6 +259,9 @@ impl Calls {
                 return Err(Error::Failed(why.into()));
             }
             answered.push(open.whose);
+        }
+        if ends && self.streams.remove(&head.stream).is_some() {
+            return Err(Error::Failed("the target ended a stream".into()));
         }
         Ok(())
     }
@@ -302,6 +346,23 @@ mod tests {
         let mut answered = Vec::new();
         calls.answered(&mut answered).await?;
         Ok(answered)
+    }
+
+    #[tokio::test]
+    async fn a_stream_begins_with_a_message_and_does_not_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut calls = Calls::open(listener.local_addr().expect("bound")).await.expect("connects");
+        let (mut accepted, _) = listener.accept().await.expect("connects");
+        let mut frames = Vec::new();
+        frame(DATA, 0, 1, &[0; 5], &mut frames);
+        accepted.write_all(&frames).await.expect("is sent");
+        calls.begin_stream("/a.B/C", b"message").expect("fits");
+        assert_eq!(calls.streaming().await, Ok(()));
+        frames.clear();
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &[], &mut frames);
+        accepted.write_all(&frames).await.expect("is sent");
+        let ended = calls.answered(&mut Vec::new()).await;
+        assert_eq!(ended, Err(Error::Failed("the target ended a stream".into())));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{etcd::Etcd, group};
+use super::{etcd::Etcd, group, watch_streams::WatchStreams};
 use crate::{
     client::target::Target,
     cluster::{node::Node, workspace::Workspace},
@@ -18,23 +18,40 @@ use crate::{
 /// Members on each side.
 const MEMBERS: usize = 3;
 
+/// Who else is there.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// etcd-grpc: streams on each member that watch a key which nobody writes
+    #[arg(long, default_value_t = 0)]
+    pub watch_streams: u64,
+}
+
 /// Three members of one kind.
 struct Side {
     name: &'static str,
     targets: Vec<Target>,
     pids: Vec<u32>,
     leads: usize,
+    watchers: Vec<WatchStreams>,
 }
 
 /// Loads both sides in turn for `--duration` each, `--runs` times.
-pub async fn run(etcd: Option<&Path>, workspace: &Workspace, options: &LoadOptions) -> Result<Report> {
+pub async fn run(
+    api: Options,
+    etcd: Option<&Path>,
+    workspace: &Workspace,
+    options: &LoadOptions,
+) -> Result<Report> {
     let nodes = workspace.cluster_of(MEMBERS, Node::serve_etcd).await?;
     let targets: Vec<_> = nodes.iter().filter_map(Node::etcd_target).collect();
     // The first write makes the table, which wakes the group.
     closed_loop::fill(&targets[0], options).await?;
     group::settled(&nodes.iter().collect::<Vec<_>>()).await?;
     let pids = nodes.iter().map(Node::pid).collect();
-    let mut sides = vec![Side { name: "dynarust", targets, pids, leads: group::leader(&nodes).await? }];
+    let watchers = watch(&targets, api).await?;
+    let leads = group::leader(&nodes).await?;
+    let mut sides = vec![Side { name: "dynarust", targets, pids, leads, watchers }];
     let etcd = match etcd {
         Some(binary) => Some(Etcd::start(binary, workspace.directory(), MEMBERS).await?),
         None => None,
@@ -43,11 +60,13 @@ pub async fn run(etcd: Option<&Path>, workspace: &Workspace, options: &LoadOptio
         let targets: Vec<_> = (0..MEMBERS).map(|member| etcd.grpc_target(member)).collect();
         closed_loop::fill(&targets[0], options).await?;
         let pids = (0..MEMBERS).map(|member| etcd.pid(member)).collect();
-        sides.push(Side { name: "etcd", targets, pids, leads: etcd.leader().await? });
+        let watchers = watch(&targets, api).await?;
+        sides.push(Side { name: "etcd", targets, pids, leads: etcd.leader().await?, watchers });
     }
     let mut report = Report::new("etcd-grpc", "3 nodes, 3 members of etcd")
         .setting("connections", options.connections_or(closed_loop::CONNECTIONS))
         .setting("calls", options.calls)
+        .setting("watch_streams", api.watch_streams)
         .setting("keys", options.keys)
         .setting("value_bytes", options.value_bytes)
         .setting("run_s", options.duration.as_secs_f64());
@@ -68,7 +87,17 @@ pub async fn run(etcd: Option<&Path>, workspace: &Workspace, options: &LoadOptio
         figures.extend(ratios(&figures));
         report.run(figures);
     }
+    sides.iter().flat_map(|side| &side.watchers).try_for_each(WatchStreams::check)?;
     Ok(report)
+}
+
+/// Has the streams of watchers opened on each member.
+async fn watch(targets: &[Target], api: Options) -> Result<Vec<WatchStreams>> {
+    let mut all = Vec::new();
+    for target in targets {
+        all.push(WatchStreams::open(target.address, api.watch_streams).await?);
+    }
+    Ok(all)
 }
 
 impl Side {

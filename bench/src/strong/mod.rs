@@ -12,6 +12,7 @@ mod group;
 mod hot_key;
 mod idle;
 mod rates;
+mod watch_streams;
 
 use std::path::PathBuf;
 
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// What `failover` does.
     #[command(flatten)]
     pub failover: failover::Options,
+    /// What `etcd-grpc` does.
+    #[command(flatten)]
+    pub etcd_api: etcd_api::Options,
     /// What `catch-up` does.
     #[command(flatten)]
     pub catch_up: catch_up::Options,
@@ -94,7 +98,7 @@ async fn measure_all(arguments: &Arguments, sink: &mut Sink<'_>) -> Result<()> {
             Measurement::HotKey => hot_key::run(etcd, &workspace, load).await,
             Measurement::Failover => failover::run(arguments.failover, etcd, &workspace, load).await,
             Measurement::Idle => idle::run(arguments.idle, &workspace, load).await,
-            Measurement::EtcdGrpc => etcd_api::run(etcd, &workspace, load).await,
+            Measurement::EtcdGrpc => etcd_api::run(arguments.etcd_api, etcd, &workspace, load).await,
             Measurement::CatchUp => catch_up::run(arguments.catch_up, &workspace, load).await,
         };
         sink(report?)?;

@@ -8,18 +8,29 @@ use super::request::Keys;
 ///
 /// A watcher of one key is found by it, and a watcher of a prefix by each prefix of a key that is as long as one that is watched. Only watchers of other
 /// ranges are asked one after the other: clients rarely have such.
-#[derive(Debug, Default)]
-pub struct Index {
-    keys: HashMap<Vec<u8>, BTreeSet<i64>>,
-    prefixes: HashMap<Vec<u8>, BTreeSet<i64>>,
+#[derive(Debug)]
+pub struct Index<Id> {
+    keys: HashMap<Vec<u8>, BTreeSet<Id>>,
+    prefixes: HashMap<Vec<u8>, BTreeSet<Id>>,
     /// How many watched prefixes there are of each length.
     lengths: BTreeMap<usize, usize>,
-    ranges: BTreeMap<i64, Keys>,
+    ranges: BTreeMap<Id, Keys>,
 }
 
-impl Index {
+impl<Id> Default for Index<Id> {
+    fn default() -> Self {
+        Self {
+            keys: HashMap::new(),
+            prefixes: HashMap::new(),
+            lengths: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+        }
+    }
+}
+
+impl<Id: Copy + Ord> Index<Id> {
     /// Adds a watcher.
-    pub fn insert(&mut self, id: i64, keys: &Keys) {
+    pub fn insert(&mut self, id: Id, keys: &Keys) {
         match (keys, prefix(keys)) {
             (Keys::One(key), _) => drop(self.keys.entry(key.clone()).or_default().insert(id)),
             (Keys::Range(..), Some(prefix)) => {
@@ -34,7 +45,7 @@ impl Index {
     }
 
     /// Removes a watcher that was added with these keys.
-    pub fn remove(&mut self, id: i64, keys: &Keys) {
+    pub fn remove(&mut self, id: Id, keys: &Keys) {
         match (keys, prefix(keys)) {
             (Keys::One(key), _) => drop(take(&mut self.keys, key, id)),
             (Keys::Range(..), Some(prefix)) => {
@@ -52,7 +63,7 @@ impl Index {
     }
 
     /// The watchers that want a key.
-    pub fn of<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = i64> + 'a {
+    pub fn of<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = Id> + 'a {
         let lengths = self.lengths.keys().copied().take_while(|length| *length <= key.len());
         let prefixes = lengths.filter_map(|length| self.prefixes.get(&key[..length]));
         let found = self.keys.get(key).into_iter().chain(prefixes).flatten().copied();
@@ -62,7 +73,7 @@ impl Index {
 }
 
 /// Removes a watcher. Returns whether it was the last one there.
-fn take(watchers: &mut HashMap<Vec<u8>, BTreeSet<i64>>, key: &[u8], id: i64) -> bool {
+fn take<Id: Ord>(watchers: &mut HashMap<Vec<u8>, BTreeSet<Id>>, key: &[u8], id: Id) -> bool {
     let Some(ids) = watchers.get_mut(key) else { return false };
     ids.remove(&id);
     let is_last = ids.is_empty();
@@ -114,7 +125,7 @@ mod tests {
             [b"\0", b"a", b"a/", b"a/b", b"a0", b"a\xff", b"a\xff\xff", b"b", b"cc", b"\xff\xff"];
         let mut index = Index::default();
         let mut there = BTreeMap::new();
-        let check = |index: &Index, there: &BTreeMap<i64, &Keys>| {
+        let check = |index: &Index<i64>, there: &BTreeMap<i64, &Keys>| {
             for key in keys {
                 let mut found: Vec<_> = index.of(key).collect();
                 found.sort_unstable();

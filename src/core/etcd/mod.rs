@@ -16,7 +16,7 @@
 //! - [`mod@evaluate`]: what a request comes to on a state.
 //! - [`select`]: which of the keys in a range are returned, and in what order.
 //! - [`history`]: what the last revisions changed, for watchers and for reads of the past.
-//! - [`index`]: which watchers want a key.
+//! - [`index`]: which watchers want a key, and [`watchers`]: what each of a stream is told next.
 //!
 //! What it does as etcd does was taken from etcd's documentation and its source (Apache License 2.0), and is compared with an etcd by tests.
 
@@ -27,6 +27,7 @@ pub mod index;
 pub mod request;
 pub mod row;
 pub mod select;
+pub mod watchers;
 
 use std::sync::LazyLock;
 

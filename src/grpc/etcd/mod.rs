@@ -18,7 +18,6 @@ pub mod lock;
 pub mod maintenance;
 pub mod session;
 pub mod watch;
-pub mod watchers;
 
 use std::sync::Arc;
 

@@ -8,15 +8,7 @@ use std::sync::Arc;
 use prost::Message;
 use tonic::{Code, Request, Status};
 
-use super::{
-    Api,
-    access::Client,
-    convert,
-    ends::Ends,
-    error,
-    kv::check_operation,
-    watchers::{Due, Watcher, Watchers},
-};
+use super::{Api, access::Client, convert, ends::Ends, error, kv::check_operation};
 use crate::{
     core::{
         access::Right,
@@ -26,11 +18,12 @@ use crate::{
                 self, Answer, Body, Compare, Delete, KeyValue, Keys, Operation, Order, Put, Range, Relation,
                 Target, Txn, With,
             },
+            watchers::{Due, Watcher},
         },
     },
     error::Error,
     grpc::{proto::etcdserverpb::ResponseHeader, request::Caller},
-    node::{etcd::EtcdHistory, strong::Consistency, with_request_id},
+    node::{etcd::WatchStream, strong::Consistency, with_request_id},
 };
 
 /// How many seconds the lease lasts that a candidate is given who comes without one: etcd's.
@@ -300,17 +293,13 @@ impl Session {
             biased;
             why = self.ends.ended() => Err(why),
             () = self.api.node.drained() => Err(error::of(&Error::Draining)),
-            events = changes.next() => events,
+            events = changes.next() => Ok(events),
         }
     }
 }
 
 /// What changes some keys from a revision on, as it is applied here.
-pub struct Changes {
-    history: EtcdHistory,
-    newest: tokio::sync::watch::Receiver<i64>,
-    watchers: Watchers,
-}
+pub struct Changes(WatchStream);
 
 impl Changes {
     /// Those of keys after the revision of an answer.
@@ -318,8 +307,7 @@ impl Changes {
     /// # Errors
     /// The status if this node keeps no history.
     pub fn after(api: &Api, keys: Keys, header: Option<&ResponseHeader>) -> Result<Self, Status> {
-        let history = api.node.etcd_history().map_err(error::failed)?;
-        let mut watchers = Watchers::new(history.lock().head().revision);
+        let mut watchers = api.node.etcd_watch_stream().map_err(error::failed)?;
         let watcher = Watcher {
             keys,
             next: header.map_or(0, |header| header.revision) + 1,
@@ -332,30 +320,22 @@ impl Changes {
         };
         let id = watchers.free_id(0).expect("the first one is free");
         watchers.insert(id, watcher);
-        Ok(Self { newest: history.newest(), history, watchers })
+        Ok(Self(watchers))
     }
 
     /// The next events; `None` if the history does not have them.
-    ///
-    /// # Errors
-    /// The status if the node stops.
-    async fn next(&mut self) -> Result<Option<Vec<Event>>, Status> {
+    async fn next(&mut self) -> Option<Vec<Event>> {
         loop {
-            self.newest.mark_unchanged();
-            let taken = self.watchers.take(&self.history.lock());
-            match taken {
-                None => {
-                    let changed = self.newest.changed().await;
-                    changed.map_err(|_| error::of(&Error::Draining))?;
+            let Some(due) = self.0.take().0 else {
+                self.0.woken().await;
+                continue;
+            };
+            match due.into_iter().next() {
+                None => {}
+                Some(Due::Compacted(..)) => return None,
+                Some(Due::Events(_, places)) => {
+                    return Some(places.iter().map(|(events, place)| events[*place].clone()).collect());
                 }
-                Some(due) => match due.into_iter().next() {
-                    None => {}
-                    Some(Due::Compacted(..)) => return Ok(None),
-                    Some(Due::Events(_, places)) => {
-                        let events = places.iter().map(|(events, place)| events[*place].clone());
-                        return Ok(Some(events.collect()));
-                    }
-                },
             }
         }
     }

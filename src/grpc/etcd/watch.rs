@@ -5,27 +5,25 @@ use std::{collections::VecDeque, future::pending, pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::{
-    sync::watch,
     task::yield_now,
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    Api,
-    access::Client,
-    convert,
-    ends::Ends,
-    error,
-    watchers::{BYTES_MAX, Due, Place, Watcher, Watchers, event_bytes},
-};
+use super::{Api, access::Client, convert, ends::Ends, error};
 use crate::{
-    core::{access::Right, etcd::request::Keys},
+    core::{
+        access::Right,
+        etcd::{
+            request::Keys,
+            watchers::{BYTES_MAX, Due, Place, Watcher, event_bytes},
+        },
+    },
     grpc::proto::etcdserverpb::{
         WatchCreateRequest, WatchRequest, WatchResponse, watch_create_request::FilterType,
         watch_request::RequestUnion, watch_server::Watch,
     },
-    node::etcd::EtcdHistory,
+    node::etcd::WatchStream,
 };
 
 /// Most watchers of a stream: a client's mistake is told before it takes the memory of many.
@@ -44,8 +42,7 @@ impl Watch for Api {
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Responses>, Status> {
         let mut client = self.client(&request)?;
         let ends = Ends::of(self, &request, client.lease.take());
-        let history = self.node.etcd_history().map_err(|error| error::of(&error))?;
-        let revision = history.lock().head().revision;
+        let watchers = self.node.etcd_watch_stream().map_err(|error| error::of(&error))?;
         let mut progress = interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watching = Watching {
@@ -53,9 +50,7 @@ impl Watch for Api {
             client,
             ends,
             requests: Some(request.into_inner()),
-            newest: history.newest(),
-            watchers: Watchers::new(revision),
-            history,
+            watchers,
             progress,
             wants_progress: false,
             due: VecDeque::new(),
@@ -75,9 +70,7 @@ struct Watching {
     ends: Ends,
     /// `None` once the client has no more.
     requests: Option<Streaming<WatchRequest>>,
-    history: EtcdHistory,
-    newest: watch::Receiver<i64>,
-    watchers: Watchers,
+    watchers: WatchStream,
     progress: Interval,
     /// Whether the client has asked how far it has come.
     wants_progress: bool,
@@ -113,12 +106,7 @@ impl Watching {
             self.respond_due(due, revision);
             return true;
         }
-        // Marked as seen first, so that what comes while they are looked through is noticed.
-        self.newest.mark_unchanged();
-        let (taken, revision) = {
-            let history = self.history.lock();
-            (self.watchers.take(&history), history.head().revision)
-        };
+        let (taken, revision) = self.watchers.take();
         if let Some(taken) = taken {
             self.due.extend(taken.into_iter().map(|due| (due, revision)));
             return true;
@@ -149,7 +137,7 @@ impl Watching {
             },
             // A stream that has much to send leaves time for others.
             () = yield_now(), if !is_idle => {}
-            changed = self.newest.changed(), if is_idle => changed.map_err(|_| error::etcd(Code::Unavailable, "server stopped"))?,
+            () = self.watchers.woken(), if is_idle => {}
             _ = self.progress.tick() => self.tell_progress(),
         }
         Ok(())
@@ -160,10 +148,6 @@ impl Watching {
             WatchResponse { header: self.api.header(revision), watch_id, ..WatchResponse::default() };
         change(&mut response);
         self.responses.push_back(response);
-    }
-
-    fn revision(&self) -> i64 {
-        self.history.lock().head().revision
     }
 
     fn take(&mut self, request: WatchRequest) {
@@ -181,13 +165,13 @@ impl Watching {
         let before = self.due.len();
         self.due.retain(|(due, _)| due.id() != id);
         if self.watchers.remove(id) || self.due.len() < before {
-            let revision = self.revision();
+            let revision = self.watchers.revision();
             self.respond(id, revision, |response| response.canceled = true);
         }
     }
 
     fn create(&mut self, request: WatchCreateRequest) {
-        let revision = self.revision();
+        let revision = self.watchers.revision();
         let (id, created) = match self.checked(request, revision) {
             Ok((id, watcher)) => {
                 self.watchers.insert(id, watcher);
@@ -275,7 +259,7 @@ impl Watching {
     }
 
     fn tell_progress(&mut self) {
-        let revision = self.revision();
+        let revision = self.watchers.revision();
         let mut quiet = self.watchers.quiet(revision);
         // What waits to be sent comes first.
         quiet.retain(|id| self.due.iter().all(|(due, _)| due.id() != *id));

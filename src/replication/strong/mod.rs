@@ -20,8 +20,8 @@
 //! - `roster` keeps the members of the group those of the cluster. `operate` changes it as an operator asks.
 //! - `network` and [`rpc`] carry what members say over the links. `snapshot` sends a snapshot as a difference.
 //! - `election` stands for election early where the leader is gone. `watch` logs who leads, and opens the log again after the disk failed.
-//! - [`revisions`] is what a node keeps in memory of the table of the etcd API, and [`leases`] ends its leases. [`arrivals`] knows when its rows are
-//!   no state of the log, because a snapshot brings them.
+//! - [`revisions`] is what a node keeps in memory of the table of the etcd API, [`listeners`] wakes those who wait for its changes, and [`leases`] ends
+//!   its leases. [`arrivals`] knows when its rows are no state of the log, because a snapshot brings them.
 //! - [`view`] is the group for the API.
 //! - [`types`] names openraft's types. `runtime` has openraft wait for answers as long as they may take.
 
@@ -38,6 +38,7 @@ mod expiry;
 pub mod group;
 pub mod init;
 pub mod leases;
+pub mod listeners;
 pub mod log;
 pub mod member;
 mod network;

@@ -14,13 +14,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
     Strong,
     arrivals::Arrivals,
     leases::Leases,
+    listeners::Watched,
     rpc::{Call, CallAnswer},
 };
 use crate::{
@@ -55,8 +55,7 @@ const URL_MAX: Duration = Duration::from_millis(500);
 /// What a member keeps in memory of the table.
 pub struct Revisions {
     /// `None` if this node serves no watchers.
-    history: Option<Mutex<History>>,
-    newest: watch::Sender<i64>,
+    history: Option<Mutex<Watched>>,
     /// Where clients reach the API on this node.
     pub url: OnceLock<String>,
     /// Until when leases last.
@@ -74,25 +73,18 @@ impl Default for Revisions {
 impl Revisions {
     /// For a node that serves watchers of the table, or none.
     pub fn new(serves_watchers: bool) -> Self {
-        let head = Head::default();
         Self {
-            history: serves_watchers.then(|| Mutex::new(History::new(head))),
-            newest: watch::Sender::new(head.revision),
+            history: serves_watchers.then(|| Mutex::new(Watched::new(History::new(Head::default())))),
             url: OnceLock::new(),
             leases: Leases::default(),
             arrivals: Arrivals::default(),
         }
     }
 
-    /// The history; `None` if this node serves no watchers.
-    pub fn history(&self) -> Option<MutexGuard<'_, History>> {
+    /// The history, and who waits for what comes there; `None` if this node serves no watchers.
+    pub fn history(&self) -> Option<MutexGuard<'_, Watched>> {
         let history = self.history.as_ref()?;
         Some(history.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The newest revision in the history, and its changes.
-    pub fn newest(&self) -> watch::Receiver<i64> {
-        self.newest.subscribe()
     }
 
     /// Begins with what a store has that was just opened.
@@ -132,9 +124,8 @@ impl Revisions {
         if let Some(mut history) = self.history()
             && (is_anew || history.head() != head)
         {
-            history.reset(head);
+            history.change(|history| history.reset(head));
         }
-        self.newest.send_replace(head.revision);
         Ok(())
     }
 
@@ -165,7 +156,7 @@ impl Revisions {
         if let Err(error) = self.note(named, value.as_ref(), before) {
             warn!(%error, "a row of the table of the etcd API is none of its: watchers begin anew");
             if let Some(mut history) = self.history() {
-                history.damaged();
+                history.change(History::damaged);
             }
         }
         Ok(())
@@ -181,24 +172,18 @@ impl Revisions {
             Some(Named::Key(key)) => {
                 let Some(mut history) = self.history() else { return Ok(()) };
                 let now = value.map(|value| row::parse_key(key.clone(), value)).transpose()?;
-                history.replaced(Replaced { key, now, before });
+                history.change(|history| history.replaced(Replaced { key, now, before }));
             }
             Some(Named::Head) if value.is_none() => {
                 if let Some(mut history) = self.history() {
-                    history.head_deleted();
-                    self.newest.send_replace(history.head().revision);
+                    history.change(History::head_deleted);
                 }
             }
             Some(Named::Head) => {
                 let head = Head::of(value)?;
                 if let Some(mut history) = self.history() {
-                    history.completed(head);
+                    history.change(|history| history.completed(head));
                 }
-                self.newest.send_if_modified(|newest| {
-                    let is_newer = head.revision > *newest;
-                    *newest = head.revision.max(*newest);
-                    is_newer
-                });
             }
             Some(Named::Lease(id)) => self.leases.note(id, value.map(Granted::of).transpose()?),
             Some(Named::Leased(..)) | None => {}
@@ -418,7 +403,7 @@ mod tests {
         node.strong.submit(write).await.expect("is repaired");
         assert_eq!(revision(&node, "c").await, Ok(51));
         watched.begin(&node.parts.store).expect("begins");
-        assert_eq!((history_head().revision, *watched.newest().borrow()), (51, 51));
+        assert_eq!(history_head().revision, 51);
         node.stop().await;
     }
 

@@ -30,6 +30,7 @@ use crate::{
         strong::{
             catalogue::{Catalogue, Knowledge},
             checkpoint::Checkpoint,
+            revisions::Revisions,
             rpc::{Consensus, ConsensusAnswer, SnapshotStep},
             types::{LogId, Metrics, Vote},
         },
@@ -56,7 +57,7 @@ impl Alone {
             timestamps: timestamps.clone(),
             value_bytes_max: 1024,
             counters: Arc::default(),
-            revisions: Arc::default(),
+            revisions: Arc::new(Revisions::new(true)),
         };
         let strong =
             Strong::start(parts.clone(), directory.path().join("raft")).await.expect("the group starts");

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::core::etcd::{
+use super::{
     history::{Event, History},
     index::Index,
     request::{Keys, Problem},
@@ -74,7 +74,7 @@ impl Due {
 #[derive(Debug)]
 pub struct Watchers {
     all: BTreeMap<i64, Watcher>,
-    index: Index,
+    index: Index<i64>,
     /// What came before this revision was given to all that are not behind.
     position: i64,
     /// Those that have not been given all before that.
@@ -134,6 +134,11 @@ impl Watchers {
         self.index.remove(id, &watcher.keys);
         self.behind.remove(&id);
         true
+    }
+
+    /// Those that are not behind want nothing that came before a revision.
+    pub fn skip_to(&mut self, revision: i64) {
+        self.position = self.position.max(revision);
     }
 
     /// What is to be told next; `None` if there is nothing more in the history. There may be more although nothing is told.
