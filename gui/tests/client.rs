@@ -112,7 +112,11 @@ fn place(table: &str, key: &str) -> Place {
 }
 
 fn open(generation: u64, table: &str, prefix: &str) -> Command {
-    Command::Open { generation, table: table.into(), prefix: prefix.into(), attempt: 0 }
+    going_on(generation, table, prefix, None)
+}
+
+fn going_on(generation: u64, table: &str, prefix: &str, goes_on: Option<String>) -> Command {
+    Command::Open { generation, table: table.into(), prefix: prefix.into(), attempt: 0, goes_on }
 }
 
 #[test]
@@ -198,6 +202,58 @@ fn an_open_table_is_listed_in_pages_and_followed() {
     assert_eq!((&*entry.key, entry.value), ("k1", Value::Json("{\"new\":true}".into())));
     let gone = change();
     assert!(matches!(&gone, Change::Deleted { key, expired: true, .. } if &**key == "k1"), "{gone:?}");
+}
+
+#[test]
+fn a_watch_goes_on_where_it_ended_unless_the_node_no_longer_knows_what_came_since() {
+    let node = Node::start(&[]);
+    let mut asked = Asked::connected(&node);
+    let mut other = Asked::connected(&node);
+    other.create("kv", "a", "1");
+    other.create("other", "a", "1");
+    asked.send(open(1, "kv", ""));
+    let is_listed = |wanted: u64| {
+        move |message: &Message| match message {
+            Message::Listed { generation, .. } if *generation == wanted => Some(()),
+            _ => None,
+        }
+    };
+    asked.wait("the listing", is_listed(1));
+    other.create("kv", "b", "1");
+    let cursor = |wanted: u64| {
+        move |message: &Message| match message {
+            Message::Position { generation, cursor } if *generation == wanted => Some(cursor.clone()),
+            _ => None,
+        }
+    };
+    asked.wait("a change", |message| matches!(message, Message::Changed { generation: 1, .. }).then_some(()));
+    let reached = asked.wait("a cursor", cursor(1));
+    // Nobody watches meanwhile.
+    asked.send(open(2, "other", ""));
+    asked.wait("the other listing", is_listed(2));
+    other.create("kv", "c", "1");
+    asked.send(going_on(3, "kv", "", Some(reached)));
+    let mut seen = Vec::new();
+    let reached = asked.wait("what was missed", |message| match message {
+        Message::Changed { generation: 3, change } => {
+            seen.push(change.key().to_string());
+            None
+        }
+        Message::Anew { .. } | Message::Keys { .. } => panic!("the others are there: {message:?}"),
+        message => cursor(3)(message),
+    });
+    assert_eq!(seen, ["c"]);
+    let _node = node.restart();
+    while !matches!(asked.ask(place("kv", "a")), Message::Got { entry: Some(_), .. }) {
+        asked.wait("news", |_| Some(()));
+    }
+    for (generation, cursor) in [(4, reached), (5, "of another version".to_owned())] {
+        asked.send(going_on(generation, "kv", "", Some(cursor)));
+        let is_anew =
+            |message: &Message| matches!(message, Message::Anew { generation: it } if *it == generation);
+        asked.wait("it is listed anew", |message| is_anew(message).then_some(()));
+        asked.wait("the listing", is_listed(generation));
+    }
 }
 
 #[test]

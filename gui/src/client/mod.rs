@@ -140,11 +140,11 @@ impl Worker {
                 self.keeper = Some(tokio::spawn(link::keep(connection, links, Arc::clone(&self.nudge))));
             }
             Command::Retry | Command::Refresh => self.nudge.notify_one(),
-            Command::Open { generation, table, prefix, attempt } => {
+            Command::Open { generation, table, prefix, attempt, goes_on } => {
                 self.end_listing();
                 if let Some(kv) = self.kv.clone() {
-                    let open =
-                        stream::Opened { generation, table, prefix, attempt, nudge: Arc::clone(&self.nudge) };
+                    let nudge = Arc::clone(&self.nudge);
+                    let open = stream::Opened { generation, table, prefix, attempt, goes_on, nudge };
                     self.listing = Some(tokio::spawn(open.run(kv, self.teller.clone())));
                 }
             }

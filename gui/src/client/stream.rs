@@ -1,4 +1,7 @@
 //! A table that is open: the names of its keys, and their changes as they happen. The watch begins first, so that nothing is missed between.
+//!
+//! Where all keys are known already, as after a connection that was lost, the watch goes on where it ended, and nothing is listed, unless the node no
+//! longer knows what has changed since.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,6 +58,12 @@ impl End {
     }
 }
 
+/// Whether a watch that goes on may have failed because of where it was to go on: the node no longer knows what came since, or, being of another
+/// version, cannot read the cursor.
+fn may_be_the_cursor(code: Code) -> bool {
+    matches!(code, Code::OutOfRange | Code::InvalidArgument | Code::Internal | Code::Unknown)
+}
+
 /// The pause after so many failures in a row.
 fn pause(attempt: u32) -> Duration {
     (PAUSE_MIN * 2_u32.pow(attempt.min(10))).min(PAUSE_MAX)
@@ -70,6 +79,8 @@ pub struct Opened {
     pub prefix: String,
     /// How often in a row it failed before.
     pub attempt: u32,
+    /// Where the changes go on, if all keys are known already.
+    pub goes_on: Option<String>,
     /// Has the connection looked after.
     pub nudge: Arc<Notify>,
 }
@@ -77,23 +88,40 @@ pub struct Opened {
 impl Opened {
     /// Lists and follows until something fails, which it tells.
     pub async fn run(self, kv: Kv, teller: Teller) {
-        let Err(end) = self.list_and_follow(kv, &teller).await else { return };
+        let Err(end) = self.open(kv, &teller).await else { return };
+        let missed = matches!(end, End::Resync);
         let (may_retry, why) = end.told();
         if may_retry {
             // If the connection is gone, this ends with it.
             self.nudge.notify_one();
             sleep(pause(self.attempt)).await;
         }
-        teller.tell(Message::Broken { generation: self.generation, why, may_retry }).await;
+        teller.tell(Message::Broken { generation: self.generation, why, may_retry, missed }).await;
     }
 
-    async fn list_and_follow(&self, mut kv: Kv, teller: &Teller) -> Result<(), End> {
-        let target = (!self.prefix.is_empty()).then(|| Target::Prefix(self.prefix.clone()));
-        let watch = WatchRequest { table: self.table.clone(), target, ..WatchRequest::default() };
-        // It has no deadline: it lasts as long as the table is open.
-        let changes = call(kv.watch(Request::new(watch))).await?;
+    async fn open(&self, kv: Kv, teller: &Teller) -> Result<(), End> {
+        if let Some(cursor) = &self.goes_on {
+            match self.go_on(kv.clone(), cursor.clone(), teller).await {
+                Err(End::Failed(status)) if may_be_the_cursor(status.code()) => {}
+                ended => return ended,
+            }
+            teller.tell(Message::Anew { generation: self.generation }).await;
+        }
+        let changes = self.watch(kv.clone(), String::new()).await?;
         tokio::try_join!(self.list(kv, teller), self.follow(changes, teller))?;
         Ok(())
+    }
+
+    async fn go_on(&self, kv: Kv, cursor: String, teller: &Teller) -> Result<(), End> {
+        let changes = self.watch(kv, cursor).await?;
+        self.follow(changes, teller).await
+    }
+
+    async fn watch(&self, mut kv: Kv, cursor: String) -> Result<Streaming<WatchResponse>, Status> {
+        let target = (!self.prefix.is_empty()).then(|| Target::Prefix(self.prefix.clone()));
+        let watch = WatchRequest { table: self.table.clone(), target, cursor, ..WatchRequest::default() };
+        // It has no deadline: it lasts as long as the table is open.
+        call(kv.watch(Request::new(watch))).await
     }
 
     async fn list(&self, mut kv: Kv, teller: &Teller) -> Result<(), End> {
@@ -145,6 +173,9 @@ impl Opened {
             };
             if let Some(change) = change {
                 teller.tell(Message::Changed { generation, change }).await;
+            }
+            if !message.cursor.is_empty() {
+                teller.tell(Message::Position { generation, cursor: message.cursor }).await;
             }
         }
         Err(Status::unavailable("the node has ended the watch").into())

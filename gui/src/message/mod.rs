@@ -29,6 +29,8 @@ pub enum Command {
         prefix: String,
         /// How often in a row this failed before: the pause after the next failure is longer.
         attempt: u32,
+        /// All keys of it are there, with what has changed up to this cursor: only what has changed since is wanted, if that can be had.
+        goes_on: Option<String>,
     },
     /// Read what rows show of some keys.
     Details {
@@ -114,6 +116,11 @@ pub enum Message {
     Tables(Result<Vec<Table>, String>),
     /// The cluster, or why it is not known, and how long the answer took.
     Cluster(Result<Cluster, String>, u64),
+    /// What has changed meanwhile cannot be had: all keys of a listing that was to go on come anew.
+    Anew {
+        /// The number of the listing.
+        generation: u64,
+    },
     /// Keys of a listing, after those before.
     Keys {
         /// The number of the listing.
@@ -151,6 +158,13 @@ pub enum Message {
         /// The change.
         change: Change,
     },
+    /// Up to where changes were told.
+    Position {
+        /// The number of the listing.
+        generation: u64,
+        /// The cursor.
+        cursor: String,
+    },
     /// The listing has failed, or changes were missed: it is to be opened again.
     Broken {
         /// The number of the listing.
@@ -159,6 +173,8 @@ pub enum Message {
         why: String,
         /// Whether opening it again may help.
         may_retry: bool,
+        /// Whether changes were missed, so that it cannot go on where it was.
+        missed: bool,
     },
     /// A key as it was read; `None` if it has no value.
     Got {

@@ -84,6 +84,8 @@ pub struct Listing {
     details: HashMap<Arc<str>, Details>,
     /// Keys that changed while the listing was loading.
     changed: HashSet<Arc<str>>,
+    /// Up to where changes have come.
+    cursor: Option<String>,
     /// The keys whose contents are being read.
     asked: Option<Asked>,
     retry_at_ms: u64,
@@ -104,6 +106,7 @@ impl Listing {
             listed_at_ms: None,
             details: HashMap::new(),
             changed: HashSet::new(),
+            cursor: None,
             asked: None,
             retry_at_ms: 0,
         }
@@ -112,7 +115,29 @@ impl Listing {
     /// The command that asks for it.
     pub fn command(&self) -> Command {
         let (table, prefix) = (self.table.clone(), self.prefix.clone());
-        Command::Open { generation: self.generation, table, prefix, attempt: self.attempt }
+        let goes_on = self.cursor.clone().filter(|_| self.progress == Progress::Loaded { is_cut: false });
+        Command::Open { generation: self.generation, table, prefix, attempt: self.attempt, goes_on }
+    }
+
+    /// Takes up to where changes have come.
+    pub fn reached(&mut self, cursor: String) {
+        self.cursor = Some(cursor);
+    }
+
+    /// What has changed since may not be all: whatever comes next, it begins again.
+    pub fn forget_position(&mut self) {
+        self.cursor = None;
+    }
+
+    /// Goes on with the changes since, if all keys are there and it is known up to where they have changed; begins again if not.
+    pub fn go_on(&mut self, generation: u64, now_ms: u64) {
+        if self.cursor.is_none() || self.progress != (Progress::Loaded { is_cut: false }) {
+            return self.begin_again(generation);
+        }
+        self.generation = generation;
+        self.listed_at_ms = Some(now_ms);
+        self.asked = None;
+        self.retry_at_ms = 0;
     }
 
     /// Begins again. The keys that are there stay until all of the new ones are.
@@ -121,6 +146,7 @@ impl Listing {
         self.progress = Progress::Loading;
         self.coming = Some(Vec::new());
         self.changed = HashSet::new();
+        self.cursor = None;
         self.asked = None;
         self.retry_at_ms = 0;
     }
@@ -234,6 +260,8 @@ impl Listing {
                     insert(coming, key, is_cut);
                 }
                 if !insert(&mut self.keys, key, is_cut) {
+                    // Once others are deleted there would be room for it.
+                    self.forget_position();
                     return;
                 }
                 self.bound_details();

@@ -281,6 +281,8 @@ impl Model {
         let address = connection.addresses.first().cloned().unwrap_or_default();
         self.link = Link::Connecting { address, after: None };
         (self.tables, self.cluster, self.answer_ms) = (None, None, None);
+        // It may be another cluster.
+        self.listing.iter_mut().for_each(Listing::forget_position);
         self.send(Command::Connect(connection));
     }
 
@@ -300,6 +302,17 @@ impl Model {
 
     /// Lists the keys of a table with the prefix that is typed, and follows them.
     pub fn open_table(&mut self, table: &str) {
+        self.open_listing(table, Listing::begin_again);
+    }
+
+    /// Goes on with the table that is open, or lists one.
+    fn go_on_with_table(&mut self, table: &str) {
+        let now_ms = self.now_ms;
+        self.open_listing(table, |listing, generation| listing.go_on(generation, now_ms));
+    }
+
+    /// Opens a table: if it is open already, as `again` has it.
+    fn open_listing(&mut self, table: &str, again: impl FnOnce(&mut Listing, u64)) {
         if self.listing.as_ref().is_some_and(|listing| listing.table != table) {
             self.filter.clear();
         }
@@ -309,7 +322,7 @@ impl Model {
         match &mut self.listing {
             // The rows that are there stay until all of the new ones are known.
             Some(listing) if listing.table == table && listing.prefix == self.filter => {
-                listing.begin_again(generation);
+                again(listing, generation);
             }
             _ => {
                 self.select(None);
@@ -361,6 +374,7 @@ impl Model {
     pub fn reload(&mut self) {
         if !self.is_connected() {
             // What is on the screen stays there until there is something newer.
+            self.listing.iter_mut().for_each(Listing::forget_position);
             self.retry();
             return;
         }

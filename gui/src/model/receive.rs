@@ -50,6 +50,9 @@ impl Model {
                 self.cluster = Some(cluster);
                 self.answer_ms = Some(answer_ms);
             }
+            Message::Anew { generation } => {
+                self.with_listing(generation, |listing, _| listing.begin_again(generation))
+            }
             Message::Keys { generation, keys } => {
                 self.with_listing(generation, |listing, _| listing.add(keys))
             }
@@ -63,7 +66,15 @@ impl Model {
                 self.with_listing(generation, |listing, now_ms| listing.fill(rows, is_all, now_ms));
             }
             Message::Changed { generation, change } => self.changed(generation, change),
-            Message::Broken { generation, why, may_retry } => self.broken(generation, why, may_retry),
+            Message::Position { generation, cursor } => {
+                self.with_listing(generation, |listing, _| listing.reached(cursor));
+            }
+            Message::Broken { generation, why, may_retry, missed } => {
+                if missed {
+                    self.with_listing(generation, |listing, _| listing.forget_position());
+                }
+                self.broken(generation, why, may_retry);
+            }
             Message::Got { .. }
             | Message::Written { .. }
             | Message::Conflict { .. }
@@ -85,7 +96,7 @@ impl Model {
         let open = self.listing.as_ref().map(|listing| listing.table.clone());
         let table = open.unwrap_or_else(|| self.settings.table.clone());
         if !table.is_empty() {
-            self.open_table(&table);
+            self.go_on_with_table(&table);
         }
         if let Some(place) = self.wanted.take() {
             self.open_key(place);
@@ -151,7 +162,7 @@ impl Model {
             // The prefix that is typed now is listed when its time has come.
             let (table, listed) = (listing.table.clone(), listing.prefix.clone());
             let (typed, due_ms) = (std::mem::replace(&mut self.filter, listed), self.filter_due_ms);
-            self.open_table(&table);
+            self.go_on_with_table(&table);
             (self.filter, self.filter_due_ms) = (typed, due_ms);
         } else {
             listing.progress = Progress::Failed(why);

@@ -77,6 +77,77 @@ fn a_lost_connection_is_told_and_what_was_open_is_read_again_after_it() {
     assert_eq!(keys, ["a", "b"], "an old listing is dropped, and the rows stay until the new one is there");
 }
 
+/// All keys were listed again after each connection that was lost, a million of them maybe.
+#[test]
+fn a_table_whose_keys_are_all_there_goes_on_with_what_has_changed() {
+    let (mut model, generation) = browsing();
+    let keys = |model: &Model| -> Vec<String> {
+        model.listing.iter().flat_map(|it| it.keys()).map(ToString::to_string).collect()
+    };
+    // What the next connection asks for: a cursor, and the number of the listing.
+    let mut connected = |model: &mut Model| {
+        model.receive(Message::Connected { address: "b:2".into() });
+        let opened = commands(model);
+        let [Command::Open { generation, goes_on, .. }] = &opened[..] else { panic!("{opened:?}") };
+        (goes_on.clone(), *generation)
+    };
+    model.receive(Message::Position { generation, cursor: "1.5".into() });
+    let (goes_on, generation) = connected(&mut model);
+    assert_eq!(goes_on.as_deref(), Some("1.5"));
+    let progress = model.listing.as_ref().map(|it| it.progress.clone());
+    assert_eq!(progress, Some(Progress::Loaded { is_cut: false }));
+    model.receive(Message::Changed { generation, change: Change::Set(entry("c", "3", "v1")) });
+    model.receive(Message::Position { generation, cursor: "1.6".into() });
+    assert_eq!(keys(&model), ["a", "b", "c"]);
+    let (goes_on, newer) = connected(&mut model);
+    assert_eq!(goes_on.as_deref(), Some("1.6"));
+    // What was told for a number that is old by now is dropped, with its cursor.
+    model.receive(Message::Changed { generation, change: Change::Set(entry("d", "4", "v1")) });
+    model.receive(Message::Position { generation, cursor: "1.7".into() });
+    let (goes_on, generation) = connected(&mut model);
+    assert_eq!((goes_on.as_deref(), generation > newer), (Some("1.6"), true));
+    model.receive(Message::Anew { generation });
+    model.receive(Message::Keys { generation, keys: vec!["e".into()] });
+    assert_eq!(keys(&model), ["a", "b", "c"], "these stay until all are there");
+    let (goes_on, generation) = connected(&mut model);
+    assert_eq!(goes_on, None, "not all are there");
+    model.receive(Message::Keys { generation, keys: vec!["e".into()] });
+    model.receive(Message::Listed { generation, is_cut: false });
+    assert_eq!(keys(&model), ["e"]);
+}
+
+/// Each of these may have left out keys, or a person wants to see them anew.
+#[test]
+fn a_table_is_listed_again_where_keys_may_be_missing() {
+    let again: [fn(&mut Model, u64); 5] = [
+        |model, generation| model.receive(Message::Listed { generation, is_cut: true }),
+        |model, generation| model.receive(Message::Incomplete { generation, why: "damaged".into() }),
+        |model, generation| {
+            let why = "too fast".to_owned();
+            model.receive(Message::Broken { generation, why, may_retry: true, missed: true });
+        },
+        |model, _| model.connect(),
+        |model, _| {
+            let lost = Message::Lost { address: "a:1".into(), why: "refused".into(), retry_ms: 500 };
+            model.receive(lost);
+            model.reload();
+        },
+    ];
+    for (number, again) in again.into_iter().enumerate() {
+        let (mut model, generation) = browsing();
+        model.receive(Message::Position { generation, cursor: "1.5".into() });
+        again(&mut model, generation);
+        commands(&mut model);
+        model.receive(Message::Connected { address: "a:1".into() });
+        let opened = commands(&mut model);
+        assert!(matches!(opened[..], [Command::Open { goes_on: None, .. }]), "{number}: {opened:?}");
+    }
+    let (mut model, generation) = browsing();
+    model.receive(Message::Position { generation, cursor: "1.5".into() });
+    model.open_table("kv");
+    assert!(matches!(commands(&mut model)[..], [Command::Open { goes_on: None, .. }]));
+}
+
 #[test]
 fn a_conflict_shows_both_and_the_next_save_is_guarded_by_theirs() {
     let (mut model, _) = editing();
@@ -141,10 +212,20 @@ fn changes_reach_the_list_the_editor_and_the_page_of_changes() {
         model.receive(Message::Changed { generation, change: Change::Set(entry("c", "3", "v1")) });
     }
     assert_eq!(model.changes.len(), CHANGES_MAX);
-    model.receive(Message::Broken { generation, why: "changes were missed".into(), may_retry: true });
+    model.receive(Message::Broken {
+        generation,
+        why: "changes were missed".into(),
+        may_retry: true,
+        missed: true,
+    });
     assert!(matches!(commands(&mut model)[..], [Command::Open { attempt: 1, .. }, Command::Get { .. }]));
     let generation = model.listing.as_ref().expect("open").generation;
-    model.receive(Message::Broken { generation, why: "no right to read".into(), may_retry: false });
+    model.receive(Message::Broken {
+        generation,
+        why: "no right to read".into(),
+        may_retry: false,
+        missed: false,
+    });
     let progress = model.listing.as_ref().map(|listing| &listing.progress);
     assert_eq!(progress, Some(&Progress::Failed("no right to read".into())));
     assert_eq!(commands(&mut model), []);
