@@ -17,8 +17,9 @@ use crate::{
 
 const PAGE: &str = "docs/operations.md";
 /// Flags of cargo, of the test harness, of the load generator and of etcd that the pages name.
-const FOREIGN: [&str; 10] = [
+const FOREIGN: [&str; 11] = [
     "--release",
+    "--watch-streams",
     "--nocapture",
     "--target",
     "--spin",

@@ -62,6 +62,11 @@ impl<Id: Copy + Ord> Index<Id> {
         }
     }
 
+    /// How many places are looked at for a key, beside its watchers.
+    pub fn looks(&self) -> usize {
+        1 + self.lengths.len() + self.ranges.len()
+    }
+
     /// The watchers that want a key.
     pub fn of<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = Id> + 'a {
         let lengths = self.lengths.keys().copied().take_while(|length| *length <= key.len());

@@ -136,6 +136,13 @@ impl Watchers {
         true
     }
 
+    /// The history, which went up to `last`, has begun anew, as when an operator empties the table, and goes up to `newest`. All watchers are canceled
+    /// but those of revisions that were to come.
+    pub fn begin_anew(&mut self, last: i64, newest: i64) -> Vec<Due> {
+        self.position = newest + 1;
+        self.cancel(self.position, |watcher| watcher.next <= last + 1)
+    }
+
     /// Those that are not behind want nothing that came before a revision.
     pub fn skip_to(&mut self, revision: i64) {
         self.position = self.position.max(revision);
@@ -143,10 +150,6 @@ impl Watchers {
 
     /// What is to be told next; `None` if there is nothing more in the history. There may be more although nothing is told.
     pub fn take(&mut self, history: &History) -> Option<Vec<Due>> {
-        let first = history.head().revision + 1;
-        if first < self.position {
-            return Some(self.begin_anew(first));
-        }
         let after = self.behind.range((Bound::Excluded(self.last), Bound::Unbounded)).next();
         match after.or(self.behind.first()).copied() {
             Some(id) => {
@@ -243,12 +246,6 @@ impl Watchers {
             watcher.next = self.position;
             self.behind.insert(*id);
         }
-    }
-
-    /// The history has begun anew before what was told, as when an operator empties the table: its revisions are others now.
-    fn begin_anew(&mut self, first: i64) -> Vec<Due> {
-        let position = std::mem::replace(&mut self.position, first);
-        self.cancel(first, |watcher| watcher.next <= position)
     }
 
     fn cancel_before(&mut self, first: i64) -> Vec<Due> {
@@ -365,13 +362,15 @@ mod tests {
     fn where_the_history_begins_anew_watchers_are_canceled_but_those_of_revisions_to_come() {
         let mut history = History::new(Head { revision: 1, compacted: -1 });
         (0..5).for_each(|_| write(&mut history, &["a"]));
-        let mut watchers = Watchers::new(7);
+        let mut watchers = Watchers::new(6);
         for next in [3, 7, 9] {
             let id = watchers.free_id(0).expect("is free");
             watchers.insert(id, watcher("a", "", next));
         }
         history.head_deleted();
-        assert_eq!(all_due(&mut watchers, &history), told(&[(0, "compacted 1"), (1, "compacted 1")]));
+        let canceled = watchers.begin_anew(6, history.head().revision);
+        assert!(matches!(canceled[..], [Due::Compacted(0, 1), Due::Compacted(1, 1)]), "{canceled:?}");
+        assert!(all_due(&mut watchers, &history).is_empty());
         assert_eq!(watchers.count(), 1);
     }
 

@@ -1,24 +1,26 @@
 //! Watchers at their place in the history of this node: those of one stream of a client, or the one of a call that waits. Nothing is queued for them,
 //! and the node does nothing for them until something comes that one of them wants.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use tokio::sync::Notify;
 
 use crate::{
-    core::etcd::{
-        request::Keys,
-        watchers::{Due, Watcher, Watchers},
+    core::etcd::watchers::{Due, Watcher, Watchers},
+    replication::strong::{
+        listeners::{From, Id, Watched},
+        revisions::Revisions,
     },
-    replication::strong::{listeners, revisions::Revisions},
 };
 
 /// Watchers at their place in the history.
 pub struct WatchStream {
     revisions: Arc<Revisions>,
-    listener: listeners::Id,
+    listener: Id,
     wake: Arc<Notify>,
     watchers: Watchers,
+    /// Watchers that are canceled, and were not told yet.
+    canceled: Vec<Due>,
 }
 
 impl WatchStream {
@@ -29,7 +31,7 @@ impl WatchStream {
             let (listener, wake) = watched.listeners.open();
             (listener, wake, watched.head().revision)
         };
-        Some(Self { revisions, listener, wake, watchers: Watchers::new(revision) })
+        Some(Self { revisions, listener, wake, watchers: Watchers::new(revision), canceled: Vec::new() })
     }
 
     /// How many watchers there are.
@@ -55,15 +57,17 @@ impl WatchStream {
     /// Adds a watcher, with an id that is free. Call [`Self::take`] before [`Self::woken`] then.
     pub fn insert(&mut self, id: i64, watcher: Watcher) {
         self.look();
-        self.listen(id, watcher.keys.clone());
+        if let Some(mut watched) = self.revisions.history() {
+            watched.listeners.insert(self.listener, id, watcher.keys.clone());
+        }
         self.watchers.insert(id, watcher);
     }
 
     /// Removes a watcher. Returns whether it was there.
     pub fn remove(&mut self, id: i64) -> bool {
         let is_there = self.watchers.remove(id);
-        if is_there {
-            self.unlisten(id);
+        if let Some(mut watched) = self.revisions.history().filter(|_| is_there) {
+            watched.listeners.remove(self.listener, id);
         }
         is_there
     }
@@ -78,23 +82,18 @@ impl WatchStream {
     /// What is to be told next, and the newest revision in the history. There may be more although nothing is told; if it is `None`, there is nothing
     /// more before [`Self::woken`].
     pub fn take(&mut self) -> (Option<Vec<Due>>, i64) {
-        let (due, revision) = {
-            let Some(mut watched) = self.revisions.history() else { return (None, 0) };
-            let revision = watched.head().revision;
-            if let Some(from) = watched.listeners.look(self.listener, revision) {
-                self.watchers.skip_to(from);
-            }
-            let due = self.watchers.take(&watched);
-            if due.is_none() {
-                watched.listeners.rest(self.listener);
-            }
-            (due, revision)
-        };
-        for due in due.iter().flatten() {
-            if let Due::Compacted(id, _) = due {
-                self.unlisten(*id);
-            }
+        // In one step: nothing may come between the look and the rest.
+        let Some(mut watched) = self.revisions.history() else { return (None, 0) };
+        let revision = watched.head().revision;
+        look(&mut watched, self.listener, &mut self.watchers, &mut self.canceled);
+        if !self.canceled.is_empty() {
+            return (Some(mem::take(&mut self.canceled)), revision);
         }
+        let due = self.watchers.take(&watched);
+        if due.is_none() {
+            watched.listeners.rest(self.listener);
+        }
+        unlisten(&mut watched, self.listener, due.iter().flatten());
         (due, revision)
     }
 
@@ -104,22 +103,30 @@ impl WatchStream {
     }
 
     fn look(&mut self) {
-        let Some(mut watched) = self.revisions.history() else { return };
-        let revision = watched.head().revision;
-        if let Some(from) = watched.listeners.look(self.listener, revision) {
-            self.watchers.skip_to(from);
+        if let Some(mut watched) = self.revisions.history() {
+            look(&mut watched, self.listener, &mut self.watchers, &mut self.canceled);
         }
     }
+}
 
-    fn listen(&self, id: i64, keys: Keys) {
-        if let Some(mut watched) = self.revisions.history() {
-            watched.listeners.insert(self.listener, id, keys);
+/// Brings watchers to where there may be something for them.
+fn look(watched: &mut Watched, listener: Id, watchers: &mut Watchers, canceled: &mut Vec<Due>) {
+    let newest = watched.head().revision;
+    match watched.listeners.look(listener, newest) {
+        From::Here => {}
+        From::Revision(from) => watchers.skip_to(from),
+        From::Anew(last) => {
+            let overtaken = watchers.begin_anew(last, newest);
+            unlisten(watched, listener, &overtaken);
+            canceled.extend(overtaken);
         }
     }
+}
 
-    fn unlisten(&self, id: i64) {
-        if let Some(mut watched) = self.revisions.history() {
-            watched.listeners.remove(self.listener, id);
+fn unlisten<'a>(watched: &mut Watched, listener: Id, due: impl IntoIterator<Item = &'a Due>) {
+    for due in due {
+        if let Due::Compacted(id, _) = due {
+            watched.listeners.remove(listener, *id);
         }
     }
 }
@@ -140,7 +147,7 @@ mod tests {
     use super::*;
     use crate::core::etcd::{
         history::{History, Replaced},
-        request::KeyValue,
+        request::{KeyValue, Keys},
         row::Head,
     };
 
@@ -286,10 +293,58 @@ mod tests {
         }
     }
 
+    /// What was told then were the revisions of the new history, as if they followed those of the old one.
+    #[test]
+    fn a_history_that_begins_anew_and_goes_on_before_a_stream_looks_cancels_its_watchers() {
+        for is_resting in [true, false] {
+            let revisions = revisions();
+            let mut stream = open(&revisions);
+            watch(&mut stream, "a", "", 2);
+            assert!(told(&mut stream).is_empty());
+            write(&revisions, &["a"]);
+            write(&revisions, &["b"]);
+            if is_resting {
+                assert_eq!(told(&mut stream), [(0, "a2".into())]);
+            }
+            let to_come = watch(&mut stream, "a", "", 9);
+            change(&revisions, History::head_deleted);
+            for revision in 2..=4 {
+                change(&revisions, |history| {
+                    let kv = KeyValue { key: b"a".to_vec(), mod_revision: revision, ..KeyValue::default() };
+                    history.replaced(Replaced { key: b"a".to_vec(), now: Some(kv), before: Ok(None) });
+                    history.completed(Head { revision, compacted: -1 });
+                });
+            }
+            let new = watch(&mut stream, "a", "", 5);
+            assert_eq!(told(&mut stream), [(0, "compacted 5".into())], "{is_resting}");
+            write(&revisions, &["a"]);
+            assert!(is_woken(&stream));
+            assert_eq!(told(&mut stream), [(new, "a5".into())], "{is_resting}");
+            assert!(stream.remove(to_come), "it waits for a revision that will come");
+        }
+    }
+
+    /// With ranges that are no prefixes each is looked at, and streams do that in turn, where nothing waits for them.
+    #[test]
+    fn a_change_wakes_all_where_more_ranges_are_watched_than_can_be_looked_at() {
+        let revisions = revisions();
+        let mut streams: Vec<_> = (0..2).map(|_| open(&revisions)).collect();
+        for (stream, count) in streams.iter_mut().zip([6_000, 3_000]) {
+            (0..count).for_each(|_| _ = watch(stream, "a", "c", 2));
+            assert!(told(stream).is_empty());
+        }
+        write(&revisions, &["x"]);
+        assert!(!streams.iter().any(is_woken));
+        (0..2_000).for_each(|_| _ = watch(&mut streams[1], "a", "c", 3));
+        assert!(told(&mut streams[1]).is_empty());
+        write(&revisions, &["x"]);
+        assert!(streams.iter().all(is_woken));
+    }
+
     #[test]
     fn a_revision_of_very_many_keys_wakes_all() {
         let revisions = revisions();
-        let keys: Vec<_> = (0..10_000).map(|number| format!("k{number}")).collect();
+        let keys: Vec<_> = (0..4_000).map(|number| format!("k{number}")).collect();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let mut stream = open(&revisions);
         watch(&mut stream, "a", "", 2);

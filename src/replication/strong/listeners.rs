@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    iter,
+    mem,
     ops::Deref,
     sync::Arc,
 };
@@ -19,9 +19,9 @@ use crate::core::etcd::{
     request::Keys,
 };
 
-/// Most pairs of a change and a watcher that are looked at for one revision, because nothing is applied meanwhile. Of one with more, as when a prefix
+/// Most places in the index and watchers that are looked at for one revision, because nothing is applied meanwhile. Of one with more, as when a prefix
 /// with very many keys is deleted, all listeners are woken.
-const PAIRS_MAX: usize = 10_000;
+const LOOKED_AT_MAX: usize = 10_000;
 
 /// The history of the table, and who waits for what comes there.
 #[derive(Debug)]
@@ -83,6 +83,19 @@ enum Place {
     Woken(i64),
     /// It looks through the history, and goes on until it has seen all.
     Looking,
+    /// The history has begun anew, and went up to this revision before.
+    Overtaken(i64),
+}
+
+/// From where on a listener has to look through the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// From where it is.
+    Here,
+    /// Nothing that came before this revision is wanted.
+    Revision(i64),
+    /// From the end: the history has begun anew, and the revisions up to this one, which was its last, are others now.
+    Anew(i64),
 }
 
 impl Listeners {
@@ -118,14 +131,14 @@ impl Listeners {
         }
     }
 
-    /// A listener looks through the history, which goes up to `newest`, until it says that it rests. Returns from which revision on it has to look;
-    /// `None` if it has begun before.
-    pub fn look(&mut self, id: Id, newest: i64) -> Option<i64> {
-        let listener = self.all.get_mut(&id)?;
-        match std::mem::replace(&mut listener.place, Place::Looking) {
-            Place::Resting => Some(newest + 1),
-            Place::Woken(revision) => Some(revision),
-            Place::Looking => None,
+    /// A listener looks through the history, which goes up to `newest`, until it says that it rests.
+    pub fn look(&mut self, id: Id, newest: i64) -> From {
+        let Some(listener) = self.all.get_mut(&id) else { return From::Here };
+        match mem::replace(&mut listener.place, Place::Looking) {
+            Place::Resting => From::Revision(newest + 1),
+            Place::Woken(revision) => From::Revision(revision),
+            Place::Looking => From::Here,
+            Place::Overtaken(last) => From::Anew(last),
         }
     }
 
@@ -139,9 +152,8 @@ impl Listeners {
     /// Wakes those that want what came to the history, which went up to `before`.
     fn wake(&mut self, before: i64, history: &History) {
         let newest = history.head().revision;
-        // It has begun anew, before what they have seen.
         if newest < before {
-            return self.wake_all(before + 1);
+            return self.overtake_all(before);
         }
         for revision in before + 1..=newest {
             let Ok(Some(events)) = history.events(revision) else { return self.wake_all(before + 1) };
@@ -153,21 +165,32 @@ impl Listeners {
 
     /// Wakes those that want events of a revision. Returns false if there is too much to look at.
     fn wake_for(&mut self, revision: i64, events: &[Event]) -> bool {
-        let mut pairs = 0;
+        let mut looked_at = 0;
         for event in events {
-            let wanted = self.index.of(&event.kv.key).map(|(id, _)| Some(id));
-            // To find that nobody wants it takes as long.
-            for id in iter::once(None).chain(wanted) {
-                pairs += 1;
-                if pairs > PAIRS_MAX {
-                    return false;
+            looked_at += self.index.looks();
+            for (id, _) in self.index.of(&event.kv.key) {
+                looked_at += 1;
+                if looked_at > LOOKED_AT_MAX {
+                    break;
                 }
-                if let Some(listener) = id.and_then(|id| self.all.get_mut(&id)) {
+                if let Some(listener) = self.all.get_mut(&id) {
                     listener.wake(revision);
                 }
             }
+            if looked_at > LOOKED_AT_MAX {
+                return false;
+            }
         }
         true
+    }
+
+    fn overtake_all(&mut self, last: i64) {
+        for listener in self.all.values_mut() {
+            let last = if let Place::Overtaken(earlier) = listener.place { earlier.max(last) } else { last };
+            if mem::replace(&mut listener.place, Place::Overtaken(last)) == Place::Resting {
+                listener.wake.notify_one();
+            }
+        }
     }
 
     fn wake_all(&mut self, revision: i64) {
