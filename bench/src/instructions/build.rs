@@ -61,11 +61,15 @@ pub fn names(program: &Path) -> Result<Vec<String>> {
     Ok(said.lines().map(str::to_owned).collect())
 }
 
-/// The compiler, as `rustc 1.95.0`.
-pub fn compiler() -> Result<String> {
-    // `rustc 1.95.0 (59807616e 2026-04-14)`
-    let said = output(Command::new("rustc").arg("--version"), "asking rustc for its version")?;
-    Ok(said.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+/// The tools that make the program and its counts, each as the first line that it prints of its version.
+pub fn tools() -> Result<Vec<String>> {
+    // ldd is part of the C library.
+    let tools = ["rustc", "cc", "ldd", "valgrind"];
+    let version = |tool| {
+        let said = output(Command::new(tool).arg("--version"), &format!("asking {tool} for its version"))?;
+        Ok(said.lines().next().unwrap_or_default().to_owned())
+    };
+    tools.into_iter().map(version).collect()
 }
 
 fn output(command: &mut Command, doing: &str) -> Result<String> {

@@ -20,8 +20,9 @@ const NOISE: u64 = 4;
 /// Instructions of each operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// The compiler, whose work the counts are as well.
-    pub rustc: String,
+    /// The compilers, the C library and valgrind, whose work the counts are as well.
+    #[serde(default)]
+    pub tools: Vec<String>,
     /// By the name of the operation.
     pub instructions: BTreeMap<String, u64>,
 }
@@ -228,7 +229,7 @@ mod tests {
     fn counts_are_read_as_they_are_written() {
         let directory = std::env::temp_dir().join(format!("dynarust-counts-{}", std::process::id()));
         fs::create_dir_all(directory.join("bench")).expect("a directory");
-        let written = Counts { rustc: "rustc 1.2.3".into(), instructions: counts(&[("a b, c", 1)]) };
+        let written = Counts { tools: vec!["rustc 1.2.3".into()], instructions: counts(&[("a b, c", 1)]) };
         written.write(&directory).expect("written");
         let read = Counts::read(&directory);
         fs::remove_dir_all(&directory).expect("removed");
