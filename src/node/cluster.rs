@@ -319,7 +319,7 @@ impl Node {
         let now_ms = self.now_ms();
         let address = membership.address.unwrap_or_else(|| self.options.address.clone());
         let mut this_node = MemberView::new(self.id(), address.clone(), MemberState::Myself);
-        this_node.rows = Some(self.store.rows_total());
+        this_node.rows = self.store.is_counted().then(|| self.store.rows_total());
         this_node.storage_full = self.store.failure();
         let peers = membership.peers.iter().map(|peer| MemberView::of(peer, now_ms));
         let mut members: Vec<_> = peers.chain([this_node]).collect();

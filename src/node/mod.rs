@@ -21,6 +21,7 @@ pub mod process;
 mod reads;
 mod removal;
 pub mod reports;
+mod row_count;
 mod stats;
 pub mod strong;
 mod write;
@@ -37,7 +38,7 @@ use std::{
 };
 
 use tokio::{sync::Notify, task::JoinSet};
-use tracing::{debug, warn};
+use tracing::debug;
 
 pub use self::{
     admin::AdminKeys,
@@ -57,6 +58,7 @@ pub use self::{
 };
 use self::{
     background::CloseOnDrop,
+    row_count::RowCount,
     write_tracker::{WritePermit, WriteTracker},
 };
 pub use crate::replication::{
@@ -139,6 +141,7 @@ pub struct Node {
     backups: backup_schedule::Figures,
     background: Mutex<JoinSet<()>>,
     reporter: OnceLock<Arc<dyn reports::Reporter>>,
+    row_count: RowCount,
 }
 
 impl Node {
@@ -184,10 +187,10 @@ impl Node {
             backups: backup_schedule::Figures::default(),
             background: Mutex::new(background),
             reporter: OnceLock::new(),
+            row_count: RowCount::default(),
         });
         close_on_drop.disarm();
-        let counting = node.clone();
-        tokio::spawn(async move { counting.rows_counted().await });
+        node.count_rows();
         if let Some(schedule) = node.options.backups.clone() {
             let backups = backup_schedule::run(Arc::downgrade(&node), schedule);
             node.background.lock().unwrap_or_else(PoisonError::into_inner).spawn(backups);
@@ -316,17 +319,6 @@ impl Node {
     /// The names of all tables ever written to, in order.
     pub fn table_names(&self) -> Vec<TableName> {
         self.store.tables().into_iter().map(|(name, _)| name).collect()
-    }
-
-    /// Returns when the rows of all tables are counted, which takes a moment after a start, or when the disk fails and they cannot be.
-    pub async fn rows_counted(&self) {
-        if self.store.is_counted() {
-            return;
-        }
-        let store = self.store.clone();
-        if let Err(error) = self.environment().run(move || store.count_rows()).await {
-            warn!(%error, "could not count all rows");
-        }
     }
 
     /// Starts the shutdown: refuses writes, ends every subscription with `Notice::Shutdown`, and tells the other nodes. Requests in flight

@@ -123,12 +123,16 @@ pub struct TableStats {
     pub root: Option<String>,
     /// Key ranges that cannot be read.
     pub unreadable_ranges: u64,
+    /// Whether all rows are counted: the figures are of those that are.
+    pub is_counted: bool,
 }
 
 impl TableStats {
     /// Whether it is shown. An eventual table without rows is as good as none.
     fn is_listed(&self) -> bool {
-        self.mode == Mode::Strong || self.keys + self.tombstones + self.unreadable_ranges > 0
+        self.mode == Mode::Strong
+            || self.keys + self.tombstones + self.unreadable_ranges > 0
+            || !self.is_counted
     }
 }
 
@@ -141,6 +145,8 @@ pub struct Stats {
     pub memory_bytes: Option<u64>,
     /// Tables by name: the strong ones, and the eventual ones that have rows (gauges).
     pub tables: Vec<TableStats>,
+    /// Whether the rows of all tables are counted.
+    pub is_counted: bool,
     /// Writes that changed a key.
     pub writes: u64,
     /// Writes that lost to a later one.
@@ -185,6 +191,8 @@ impl Node {
 
     /// As `tables`, without the digests of their rows, which take a while to compute.
     pub fn tables_without_roots(&self) -> Vec<TableStats> {
+        // Before the figures are read, which may be counted meanwhile.
+        let uncounted = self.store.uncounted_tables();
         let strong = self.store.strong_tables();
         let empty = strong.iter().map(|name| (name.clone(), Counts::default()));
         let counts: BTreeMap<_, _> = empty.chain(self.store.tables()).collect();
@@ -195,6 +203,7 @@ impl Node {
             tombstones: counts.tombstones,
             root: None,
             unreadable_ranges: self.store.unreadable_ranges_of(&name),
+            is_counted: !uncounted.contains(&name),
             name,
         });
         tables.filter(TableStats::is_listed).collect()
@@ -215,7 +224,8 @@ impl Node {
 
     /// Figures of the node.
     pub fn stats(&self) -> Stats {
-        Stats { tables: self.tables(), disk_bytes: self.store.disk_bytes(), ..self.quick_stats() }
+        let is_counted = self.store.is_counted();
+        Stats { tables: self.tables(), is_counted, disk_bytes: self.store.disk_bytes(), ..self.quick_stats() }
     }
 
     /// Those that cost little to read: without the tables and the size of the directory.
@@ -225,6 +235,7 @@ impl Node {
             uptime_ms: self.uptime_ms(),
             memory_bytes: process::memory_bytes(),
             tables: Vec::new(),
+            is_counted: self.store.is_counted(),
             writes: counters.writes.value(),
             writes_superseded: counters.writes_superseded.value(),
             commits: counters.commits.value(),

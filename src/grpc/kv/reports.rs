@@ -36,6 +36,7 @@ fn table(stats: &TableStats) -> proto::Table {
         mode: mode.into(),
         keys: stats.keys,
         unreadable_ranges: stats.unreadable_ranges,
+        counting: !stats.is_counted,
     }
 }
 

@@ -171,6 +171,7 @@ pub fn render_tables(tables: &[TableStats]) -> Value {
             "tombstones": table.tombstones,
             "root": table.root,
             "unreadable_ranges": table.unreadable_ranges,
+            "counted": table.is_counted,
         })
     };
     tables.iter().map(render).collect()

@@ -95,6 +95,7 @@ fn stats(node: &Node, call: &Call) -> (StatusCode, Value) {
         "memory_bytes": stats.memory_bytes,
         "tables": render_tables(&tables),
         "keys": tables.iter().map(|table| table.keys).sum::<u64>(),
+        "counted": stats.is_counted,
         "subscriptions": stats.subscriptions,
         "writes": stats.writes,
         "writes_superseded": stats.writes_superseded,

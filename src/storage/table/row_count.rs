@@ -5,9 +5,12 @@
 //! follows each start; writes to a partition that is not counted yet are subtracted. So damage that keeps all checksums intact, such as a
 //! page in an older version, is still found.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tracing::error;
@@ -140,6 +143,12 @@ impl Store {
     /// The tables by name, with their rows as far as they are counted.
     pub fn tables(&self) -> Vec<(TableName, Counts)> {
         self.read_tables().values().map(|table| (table.name().clone(), table.counted())).collect()
+    }
+
+    /// The tables whose rows are not all counted.
+    pub fn uncounted_tables(&self) -> BTreeSet<TableName> {
+        let tables = self.read_tables();
+        tables.iter().filter(|(_, table)| !table.is_counted()).map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether the rows of all tables are counted.

@@ -180,6 +180,11 @@ impl Collector for NodeFigures {
             ("subscriptions", "Subscriptions open now", stats.subscriptions),
             ("disk_bytes", "Size of the storage directory", stats.disk_bytes),
             ("unreadable_ranges", "Ranges of keys that cannot be read", stats.unreadable_ranges),
+            (
+                "rows_counted",
+                "1 once all rows are counted after a start; before, what is told of tables is of those that are",
+                u64::from(stats.is_counted),
+            ),
             ("ready", "1 while /readyz answers 200", u64::from(writable)),
             (
                 "storage_doubtful",
