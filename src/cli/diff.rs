@@ -139,9 +139,13 @@ impl Named {
 /// The roots of a node's tables; `None` if it does not tell, or does not know them yet.
 fn roots_of_node(node: &Client) -> Option<Roots> {
     let stats = remote::runtime().ok()?.block_on(remote::get(node, "/stats")).ok()?;
-    let tables = stats.get("tables")?.as_array()?.iter();
-    let tables =
-        tables.filter(|table| table["keys"].as_u64() != Some(0) || table["tombstones"].as_u64() != Some(0));
+    let tables = stats.get("tables")?.as_array()?;
+    if tables.iter().any(|table| table["counted"].as_bool() == Some(false)) {
+        return None;
+    }
+    let tables = tables
+        .iter()
+        .filter(|table| table["keys"].as_u64() != Some(0) || table["tombstones"].as_u64() != Some(0));
     tables.map(|table| Some((table["name"].as_str()?.into(), table["root"].as_str()?.into()))).collect()
 }
 

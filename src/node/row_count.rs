@@ -15,8 +15,8 @@ use tracing::warn;
 
 use super::Node;
 
-/// For how long after its beginning a count is waited for.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+/// For how long after its beginning a count is waited for: less than clients of the project wait for an answer.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The count that is under way, or was last.
 #[derive(Default)]

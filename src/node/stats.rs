@@ -183,7 +183,8 @@ impl Node {
     /// The strong tables, and the eventual ones that have rows, by name, as far as they are counted.
     pub fn tables(&self) -> Vec<TableStats> {
         let mut tables = self.tables_without_roots();
-        for table in &mut tables {
+        // That of others would wait for the partition that is being counted.
+        for table in tables.iter_mut().filter(|table| table.is_counted) {
             table.root = self.table_root(&table.name);
         }
         tables

@@ -58,12 +58,6 @@ impl End {
     }
 }
 
-/// Whether a watch that goes on may have failed because of where it was to go on: the node no longer knows what came since, or, being of another
-/// version, cannot read the cursor.
-fn may_be_the_cursor(code: Code) -> bool {
-    matches!(code, Code::OutOfRange | Code::InvalidArgument | Code::Internal | Code::Unknown)
-}
-
 /// The pause after so many failures in a row.
 fn pause(attempt: u32) -> Duration {
     (PAUSE_MIN * 2_u32.pow(attempt.min(10))).min(PAUSE_MAX)
@@ -101,9 +95,14 @@ impl Opened {
 
     async fn open(&self, kv: Kv, teller: &Teller) -> Result<(), End> {
         if let Some(cursor) = &self.goes_on {
-            match self.go_on(kv.clone(), cursor.clone(), teller).await {
-                Err(End::Failed(status)) if may_be_the_cursor(status.code()) => {}
-                ended => return ended,
+            match self.go_on(kv.clone(), cursor.clone()).await {
+                Ok((first, changes)) => {
+                    self.tell(first, teller).await?;
+                    return self.follow(changes, teller).await;
+                }
+                // The node no longer knows what came since, or, being of another version, cannot read the cursor.
+                Err(status) if matches!(status.code(), Code::OutOfRange | Code::InvalidArgument) => {}
+                Err(status) => return Err(status.into()),
             }
             teller.tell(Message::Anew { generation: self.generation }).await;
         }
@@ -112,9 +111,17 @@ impl Opened {
         Ok(())
     }
 
-    async fn go_on(&self, kv: Kv, cursor: String, teller: &Teller) -> Result<(), End> {
-        let changes = self.watch(kv, cursor).await?;
-        self.follow(changes, teller).await
+    /// A watch from a cursor on, and what it begins with: that it cannot go on is said there.
+    async fn go_on(
+        &self,
+        kv: Kv,
+        cursor: String,
+    ) -> Result<(WatchResponse, Streaming<WatchResponse>), Status> {
+        let mut changes = self.watch(kv, cursor).await?;
+        match changes.message().await? {
+            Some(first) => Ok((first, changes)),
+            None => Err(ended()),
+        }
     }
 
     async fn watch(&self, mut kv: Kv, cursor: String) -> Result<Streaming<WatchResponse>, Status> {
@@ -158,28 +165,37 @@ impl Opened {
     }
 
     async fn follow(&self, mut changes: Streaming<WatchResponse>, teller: &Teller) -> Result<(), End> {
-        let generation = self.generation;
         while let Some(message) = changes.message().await? {
-            let change = match message.event {
-                Some(Event::Updated(entry)) => convert::entry(entry).map(Change::Set),
-                Some(Event::Deleted(deletion)) => Some(Change::Deleted {
-                    key: deletion.key.into(),
-                    version: deletion.version,
-                    timestamp_ms: deletion.timestamp_ms,
-                    expired: deletion.expired,
-                }),
-                Some(Event::Resync(_)) => return Err(End::Resync),
-                Some(Event::Synced(_) | Event::Position(_)) | None => None,
-            };
-            if let Some(change) = change {
-                teller.tell(Message::Changed { generation, change }).await;
-            }
-            if !message.cursor.is_empty() {
-                teller.tell(Message::Position { generation, cursor: message.cursor }).await;
-            }
+            self.tell(message, teller).await?;
         }
-        Err(Status::unavailable("the node has ended the watch").into())
+        Err(ended().into())
     }
+
+    async fn tell(&self, message: WatchResponse, teller: &Teller) -> Result<(), End> {
+        let generation = self.generation;
+        let change = match message.event {
+            Some(Event::Updated(entry)) => convert::entry(entry).map(Change::Set),
+            Some(Event::Deleted(deletion)) => Some(Change::Deleted {
+                key: deletion.key.into(),
+                version: deletion.version,
+                timestamp_ms: deletion.timestamp_ms,
+                expired: deletion.expired,
+            }),
+            Some(Event::Resync(_)) => return Err(End::Resync),
+            Some(Event::Synced(_) | Event::Position(_)) | None => None,
+        };
+        if let Some(change) = change {
+            teller.tell(Message::Changed { generation, change }).await;
+        }
+        if !message.cursor.is_empty() {
+            teller.tell(Message::Position { generation, cursor: message.cursor }).await;
+        }
+        Ok(())
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the node has ended the watch")
 }
 
 #[cfg(test)]

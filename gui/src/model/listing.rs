@@ -261,7 +261,9 @@ impl Listing {
                 }
                 if !insert(&mut self.keys, key, is_cut) {
                     // Once others are deleted there would be room for it.
-                    self.forget_position();
+                    if matches!(self.progress, Progress::Loaded { .. }) {
+                        self.progress = Progress::Loaded { is_cut: true };
+                    }
                     return;
                 }
                 self.bound_details();

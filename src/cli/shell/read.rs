@@ -222,7 +222,9 @@ fn tables_to_text(tables: &[TableInfo]) -> String {
             dynarust_client::Mode::Eventual => "eventual",
             dynarust_client::Mode::Strong => "strong",
         };
-        vec![table.name.clone(), mode.to_owned(), table.keys.to_string(), table.tombstones.to_string()]
+        let so_far = if table.counted { "" } else { " so far" };
+        let keys = format!("{}{so_far}", table.keys);
+        vec![table.name.clone(), mode.to_owned(), keys, format!("{}{so_far}", table.tombstones)]
     });
     output::columns(&[head].into_iter().chain(rows).collect::<Vec<_>>())
 }

@@ -137,10 +137,10 @@ impl Watchers {
     }
 
     /// The history, which went up to `last`, has begun anew, as when an operator empties the table, and goes up to `newest`. All watchers are canceled
-    /// but those of revisions that were to come.
+    /// but those of revisions to come.
     pub fn begin_anew(&mut self, last: i64, newest: i64) -> Vec<Due> {
         self.position = newest + 1;
-        self.cancel(self.position, |watcher| watcher.next <= last + 1)
+        self.cancel(self.position, |watcher| watcher.next <= newest.max(last + 1))
     }
 
     /// Those that are not behind want nothing that came before a revision.
@@ -372,6 +372,8 @@ mod tests {
         assert!(matches!(canceled[..], [Due::Compacted(0, 1), Due::Compacted(1, 1)]), "{canceled:?}");
         assert!(all_due(&mut watchers, &history).is_empty());
         assert_eq!(watchers.count(), 1);
+        let passed = watchers.begin_anew(0, 9);
+        assert!(matches!(passed[..], [Due::Compacted(2, 10)]), "what it waited for has been: {passed:?}");
     }
 
     #[test]

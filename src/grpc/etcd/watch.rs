@@ -200,7 +200,8 @@ impl Watching {
             return Err(format!("this stream has {WATCHERS_MAX} watchers, which is the most: open another"));
         }
         // The client was not told yet that such a one is canceled.
-        let is_due = self.due.iter().any(|(due, _)| due.id() == request.watch_id);
+        let is_due = self.watchers.is_canceled(request.watch_id)
+            || self.due.iter().any(|(due, _)| due.id() == request.watch_id);
         let id = self.watchers.free_id(request.watch_id);
         let Some(id) = id.filter(|_| request.watch_id == 0 || !is_due) else {
             return Err("mvcc: duplicate watch ID provided on the WatchStream".into());

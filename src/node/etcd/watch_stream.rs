@@ -54,17 +54,32 @@ impl WatchStream {
         self.revisions.history().map_or(0, |watched| watched.head().revision)
     }
 
+    /// Whether a watcher is canceled, and was not told yet.
+    pub fn is_canceled(&self, id: i64) -> bool {
+        self.canceled.iter().any(|due| due.id() == id)
+    }
+
     /// Adds a watcher, with an id that is free. Call [`Self::take`] before [`Self::woken`] then.
     pub fn insert(&mut self, id: i64, watcher: Watcher) {
-        self.look();
+        // If the history has begun anew since the caller looked, its next revision may be one of those before.
+        if let Some((last, newest)) = self.look()
+            && (newest + 2..=last + 1).contains(&watcher.next)
+        {
+            self.canceled.push(Due::Compacted(id, newest + 1));
+            return;
+        }
         if let Some(mut watched) = self.revisions.history() {
             watched.listeners.insert(self.listener, id, watcher.keys.clone());
         }
         self.watchers.insert(id, watcher);
     }
 
-    /// Removes a watcher. Returns whether it was there.
+    /// Removes a watcher. Returns whether it was there, or was canceled and not told yet.
     pub fn remove(&mut self, id: i64) -> bool {
+        if self.is_canceled(id) {
+            self.canceled.retain(|due| due.id() != id);
+            return true;
+        }
         let is_there = self.watchers.remove(id);
         if let Some(mut watched) = self.revisions.history().filter(|_| is_there) {
             watched.listeners.remove(self.listener, id);
@@ -102,15 +117,19 @@ impl WatchStream {
         self.wake.notified().await;
     }
 
-    fn look(&mut self) {
-        if let Some(mut watched) = self.revisions.history() {
-            look(&mut watched, self.listener, &mut self.watchers, &mut self.canceled);
-        }
+    fn look(&mut self) -> Option<(i64, i64)> {
+        let mut watched = self.revisions.history()?;
+        look(&mut watched, self.listener, &mut self.watchers, &mut self.canceled)
     }
 }
 
-/// Brings watchers to where there may be something for them.
-fn look(watched: &mut Watched, listener: Id, watchers: &mut Watchers, canceled: &mut Vec<Due>) {
+/// Brings watchers to where there may be something for them. Returns up to where the history went and where it goes to now, if it has begun anew.
+fn look(
+    watched: &mut Watched,
+    listener: Id,
+    watchers: &mut Watchers,
+    canceled: &mut Vec<Due>,
+) -> Option<(i64, i64)> {
     let newest = watched.head().revision;
     match watched.listeners.look(listener, newest) {
         From::Here => {}
@@ -119,8 +138,10 @@ fn look(watched: &mut Watched, listener: Id, watchers: &mut Watchers, canceled: 
             let overtaken = watchers.begin_anew(last, newest);
             unlisten(watched, listener, &overtaken);
             canceled.extend(overtaken);
+            return Some((last, newest));
         }
     }
+    None
 }
 
 fn unlisten<'a>(watched: &mut Watched, listener: Id, due: impl IntoIterator<Item = &'a Due>) {
@@ -306,6 +327,8 @@ mod tests {
             if is_resting {
                 assert_eq!(told(&mut stream), [(0, "a2".into())]);
             }
+            write(&revisions, &["b"]);
+            write(&revisions, &["b"]);
             let to_come = watch(&mut stream, "a", "", 9);
             change(&revisions, History::head_deleted);
             for revision in 2..=4 {
@@ -315,7 +338,10 @@ mod tests {
                     history.completed(Head { revision, compacted: -1 });
                 });
             }
+            // One whose revision was found before, and that comes after.
+            let late = watch(&mut stream, "a", "", 6);
             let new = watch(&mut stream, "a", "", 5);
+            assert!(stream.is_canceled(late) && stream.remove(late) && !stream.remove(late));
             assert_eq!(told(&mut stream), [(0, "compacted 5".into())], "{is_resting}");
             write(&revisions, &["a"]);
             assert!(is_woken(&stream));

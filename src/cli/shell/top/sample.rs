@@ -52,8 +52,8 @@ pub struct Own {
     pub memory_bytes: u64,
     pub disk_bytes: u64,
     pub requests: Histogram,
-    /// The digest of each table that is known.
-    pub roots: BTreeMap<String, String>,
+    /// The digest of each table; `None` where it is not known yet.
+    pub roots: BTreeMap<String, Option<String>>,
 }
 
 impl Sample {
@@ -70,7 +70,11 @@ impl Sample {
     pub fn differing_tables(&self, node: &NodeSample) -> Option<usize> {
         let asked = self.nodes.iter().find(|node| node.state == "self")?.own.as_ref()?;
         let roots = &node.own.as_ref()?.roots;
-        Some(asked.roots.iter().filter(|(table, root)| roots.get(*table) != Some(root)).count())
+        let differs = |table: &String, root: &Option<String>| match (root, roots.get(table)) {
+            (None, _) | (_, Some(None)) => false,
+            (Some(_), theirs) => theirs != Some(root),
+        };
+        Some(asked.roots.iter().filter(|(table, root)| differs(table, root)).count())
     }
 }
 
@@ -93,7 +97,8 @@ async fn own(client: &Client) -> Option<Own> {
     let metrics = client.request(Method::GET, "/metrics").send().await.ok()?.success().ok()?;
     let count = |name: &str| stats.get(name).and_then(Value::as_u64).unwrap_or_default();
     let tables = stats.get("tables").and_then(Value::as_array).cloned().unwrap_or_default();
-    let root = |table: &Value| Some((table["name"].as_str()?.to_owned(), table["root"].as_str()?.to_owned()));
+    let root =
+        |table: &Value| Some((table["name"].as_str()?.to_owned(), table["root"].as_str().map(str::to_owned)));
     Some(Own {
         keys: count("keys"),
         writes: count("writes"),
