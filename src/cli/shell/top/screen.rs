@@ -271,7 +271,7 @@ mod tests {
                 memory_bytes: 1 << 20,
                 disk_bytes: 0,
                 requests: Histogram::default(),
-                roots: BTreeMap::from([("t".to_owned(), root.to_owned())]),
+                roots: BTreeMap::from([("t".to_owned(), Some(root.to_owned()))]),
             }),
         };
         let nodes = vec![node("a:1", "self", "x"), node("b:1", "alive", "y"), node("c:1", "down", "x")];
