@@ -85,7 +85,7 @@ fn a_table_whose_keys_are_all_there_goes_on_with_what_has_changed() {
         model.listing.iter().flat_map(|it| it.keys()).map(ToString::to_string).collect()
     };
     // What the next connection asks for: a cursor, and the number of the listing.
-    let mut connected = |model: &mut Model| {
+    let connected = |model: &mut Model| {
         model.receive(Message::Connected { address: "b:2".into() });
         let opened = commands(model);
         let [Command::Open { generation, goes_on, .. }] = &opened[..] else { panic!("{opened:?}") };
