@@ -252,7 +252,7 @@ mod tests {
         write(&revisions, &["a"]);
         write(&revisions, &["z"]);
         assert_eq!(streams.iter().map(is_woken).collect::<Vec<_>>(), [true, true, true]);
-        let all: Vec<_> = streams.iter_mut().map(|stream| told(stream)).collect();
+        let all: Vec<_> = streams.iter_mut().map(told).collect();
         let expected: [&[&str]; 3] = [&["a3"], &["b2"], &["b2", "a3"]];
         for (told, expected) in all.iter().zip(expected) {
             assert_eq!(told.iter().map(|(_, event)| event.as_str()).collect::<Vec<_>>(), expected);
