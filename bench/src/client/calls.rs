@@ -24,9 +24,9 @@ const OWN_WINDOW_BYTES: u32 = (1 << 31) - 1;
 const RENEWED_BYTES: u32 = 1 << 30;
 /// The largest frame that every target takes (section 6.5.2).
 const FRAME_BYTES_MAX: usize = 16_384;
-/// The length of what comes before each frame, and before each message of gRPC.
+/// The length of what comes before each frame.
 const HEAD_BYTES: usize = 9;
-/// See [`HEAD_BYTES`].
+/// The length of what comes before each message of gRPC.
 pub const PREFIX_BYTES: usize = 5;
 
 const DATA: u8 = 0;
