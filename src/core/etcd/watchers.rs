@@ -45,6 +45,20 @@ pub struct Watcher {
 }
 
 impl Watcher {
+    /// One that is told of all changes of keys from a revision on, in one piece each, and of nothing else.
+    pub fn new(keys: Keys, next: i64) -> Self {
+        Self {
+            keys,
+            next,
+            with_before: false,
+            puts: true,
+            deletes: true,
+            fragments: false,
+            wants_progress: false,
+            is_quiet: true,
+        }
+    }
+
     fn wants(&self, event: &Event) -> bool {
         if event.is_delete { self.deletes } else { self.puts }
     }
@@ -322,16 +336,7 @@ mod tests {
     }
 
     fn watcher(low: &str, end: &str, next: i64) -> Watcher {
-        Watcher {
-            keys: Keys::new(low.into(), end.into()),
-            next,
-            with_before: false,
-            puts: true,
-            deletes: true,
-            fragments: false,
-            wants_progress: true,
-            is_quiet: true,
-        }
+        Watcher { wants_progress: true, ..Watcher::new(Keys::new(low.into(), end.into()), next) }
     }
 
     /// All that is due: the watcher, and the key and revision of each event or from where on it is compacted.

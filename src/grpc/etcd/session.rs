@@ -308,16 +308,7 @@ impl Changes {
     /// The status if this node keeps no history.
     pub fn after(api: &Api, keys: Keys, header: Option<&ResponseHeader>) -> Result<Self, Status> {
         let mut watchers = api.node.etcd_watch_stream().map_err(error::failed)?;
-        let watcher = Watcher {
-            keys,
-            next: header.map_or(0, |header| header.revision) + 1,
-            with_before: false,
-            puts: true,
-            deletes: true,
-            fragments: false,
-            wants_progress: false,
-            is_quiet: true,
-        };
+        let watcher = Watcher::new(keys, header.map_or(0, |header| header.revision) + 1);
         let id = watchers.free_id(0).expect("the first one is free");
         watchers.insert(id, watcher);
         Ok(Self(watchers))

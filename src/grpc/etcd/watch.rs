@@ -209,14 +209,12 @@ impl Watching {
         let filters: Vec<_> = request.filters().collect();
         let next = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
         let watcher = Watcher {
-            keys,
-            next,
             with_before: request.prev_kv,
             puts: !filters.contains(&FilterType::Noput),
             deletes: !filters.contains(&FilterType::Nodelete),
             fragments: request.fragment,
             wants_progress: request.progress_notify,
-            is_quiet: true,
+            ..Watcher::new(keys, next)
         };
         Ok((id, watcher))
     }

@@ -204,16 +204,8 @@ mod tests {
 
     fn watch(stream: &mut WatchStream, low: &str, end: &str, next: i64) -> i64 {
         let id = stream.free_id(0).expect("is free");
-        let watcher = Watcher {
-            keys: Keys::new(low.into(), end.into()),
-            next,
-            with_before: false,
-            puts: true,
-            deletes: true,
-            fragments: false,
-            wants_progress: true,
-            is_quiet: true,
-        };
+        let keys = Keys::new(low.into(), end.into());
+        let watcher = Watcher { wants_progress: true, ..Watcher::new(keys, next) };
         stream.insert(id, watcher);
         id
     }
