@@ -228,3 +228,18 @@ fn tables_to_text(tables: &[TableInfo]) -> String {
     });
     output::columns(&[head].into_iter().chain(rows).collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_still_counted_are_marked() {
+        let table = json!({ "name": "t", "mode": "eventual", "keys": 7, "tombstones": 1, "root": null });
+        let mut tables: Vec<TableInfo> = serde_json::from_value(json!([table])).expect("a table");
+        assert!(!tables_to_text(&tables).contains("so far"), "nodes that do not say have counted");
+        tables[0].counted = false;
+        let text = tables_to_text(&tables);
+        assert!(text.contains("7 so far") && text.contains("1 so far"), "{text}");
+    }
+}

@@ -279,6 +279,19 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_that_is_not_known_yet_is_no_difference() {
+        let mut sample = sample(Instant::now(), 0);
+        let differing = |sample: &Sample| sample.differing_tables(&sample.nodes[1]);
+        assert_eq!(differing(&sample), Some(1));
+        for place in [1, 0] {
+            let own = sample.nodes[place].own.as_mut().expect("it answers");
+            let root = own.roots.insert("t".to_owned(), None).flatten();
+            assert_eq!(differing(&sample), Some(0), "{place}");
+            sample.nodes[place].own.as_mut().expect("it answers").roots.insert("t".to_owned(), root);
+        }
+    }
+
+    #[test]
     fn columns_without_room_are_left_out_whole() {
         let names = |room| {
             let widths = widths(&[[
