@@ -9,6 +9,7 @@
 pub(super) mod blocking;
 mod durability;
 pub(super) mod pacing;
+mod silence;
 pub mod storage;
 pub(super) mod sync;
 
@@ -26,6 +27,7 @@ use self::{
     blocking::INLINE_ROWS_MAX,
     durability::Synced,
     pacing::{Pacing, Pause},
+    silence::Silence,
 };
 use super::{
     Inner,
@@ -51,8 +53,6 @@ const WINDOW_BYTES: usize = 1024 * 1024;
 const QUEUE_MAX: usize = 8;
 /// Batches prepared ahead of the link.
 const AHEAD_MAX: usize = 2;
-/// A peer that is silent for this long is dropped. It sends something every second.
-const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// A peer that sends only keep-alives for this long hangs: its rounds should come every second.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
 /// If the disk takes longer than this to sync, repairs go one batch at a time.
@@ -146,8 +146,7 @@ impl Session {
         self.tolerate_storage_failure(inner.save_state().await)?;
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = Instant::now();
-        let mut heard_bytes = 0;
+        let mut silence = Silence::begin(Instant::now(), self.state.traffic.received_bytes());
         loop {
             // Created before the journal is read, so that nothing appended in between is missed.
             let appended = inner.appended.notified();
@@ -163,7 +162,7 @@ impl Session {
                     Err(_) => return Err((&mut failure).await.unwrap_or_else(|_| link_closed())),
                 },
                 message = incoming.recv() => {
-                    heard = Instant::now();
+                    silence.hear(Instant::now());
                     let Received { message, room: _held } = message.unwrap_or_else(|| Err(link_closed()))?;
                     self.receive(message).await?;
                 }
@@ -178,18 +177,11 @@ impl Session {
                 () = sleep_until(self.pacing.until()), if pause == Pause::Pacing => {}
                 // The journal may grow continuously, and a slow or hanging peer must not cause a wakeup each time.
                 () = appended, if pause == Pause::Sent => {}
-                () = sleep_until(heard + SILENCE_MAX) => heard = self.check_silence(&mut heard_bytes)?,
+                () = sleep_until(silence.due()) => {
+                    silence.check(Instant::now(), self.state.traffic.received_bytes())?;
+                }
             }
         }
-    }
-
-    /// Drops a peer that was silent for a while, unless a long message is arriving.
-    fn check_silence(&self, heard_bytes: &mut u64) -> Result<Instant> {
-        let bytes = self.state.traffic.received_bytes();
-        if bytes == std::mem::replace(heard_bytes, bytes) {
-            return Err(Error::Io(format!("the peer was silent for {SILENCE_MAX:?}")));
-        }
-        Ok(Instant::now())
     }
 
     /// Prepares batches for the link, as far as the window allows.
