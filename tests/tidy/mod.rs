@@ -269,6 +269,28 @@ fn no_test_sleeps() {
     assert_none("tests wait for a condition, never for a guess", &broken);
 }
 
+/// Whoever writes to a watch channel waits for all who look at it, and whoever looks then waits for the writer: one who looks a second time meanwhile
+/// waits for itself. So a leader stood still for ever.
+#[test]
+fn nobody_holds_what_a_watch_channel_shows() {
+    let is_held = |line: &str| {
+        let line = line.trim();
+        let is_bound = line.starts_with("let ") && line.ends_with(".borrow();");
+        let is_looked_into = ["match ", "if let ", "while let "].iter().any(|begin| line.contains(begin));
+        is_bound || (is_looked_into && line.contains(".borrow()"))
+    };
+    let mut broken = Vec::new();
+    for source in Source::all_below(root(), "src") {
+        broken.extend(
+            source
+                .lines_of_code()
+                .filter(|line| is_held(line))
+                .map(|line| format!("{}: {line}", source.path)),
+        );
+    }
+    assert_none("what a watch channel shows is copied or cloned in the statement that asks for it", &broken);
+}
+
 #[test]
 fn the_top_of_the_repository_has_just_what_belongs_there() {
     let ignored = fs::read_to_string(root().join(".gitignore")).expect("there is a .gitignore");

@@ -94,6 +94,11 @@ impl Source {
         above_tests(&self.text)
     }
 
+    /// Its lines, comments and literals blanked out.
+    pub fn lines_of_code(&self) -> impl Iterator<Item = &str> {
+        self.code.lines()
+    }
+
     fn code_above_tests(&self) -> &str {
         above_tests(&self.code)
     }

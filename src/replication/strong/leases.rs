@@ -293,7 +293,8 @@ pub fn answer(member: &Member, parts: &Parts, call: LeaseCall) -> Option<Option<
     if !member.leads_majority() || !member.has_applied_its_term() {
         return None;
     }
-    parts.revisions.leases.answer(member.metrics().borrow().current_term, call)
+    let term = member.metrics().borrow().current_term;
+    parts.revisions.leases.answer(term, call)
 }
 
 impl Strong {

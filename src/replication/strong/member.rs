@@ -175,7 +175,7 @@ impl Member {
         })
     }
 
-    /// The state of the group as this node knows it.
+    /// The state of the group as this node knows it. Whoever looks at it twice at once may wait for ever, and openraft too.
     pub fn metrics(&self) -> watch::Receiver<Metrics> {
         self.raft.metrics()
     }
@@ -193,15 +193,14 @@ impl Member {
 
     /// Whether this node leads, and a majority has confirmed that just now.
     pub fn leads_majority(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        self.is_leader() && metrics.millis_since_quorum_ack.is_some() && !is_cut_off(&metrics)
+        let has_majority =
+            |metrics: &Metrics| metrics.millis_since_quorum_ack.is_some() && !is_cut_off(metrics);
+        self.is_leader() && has_majority(&self.raft.metrics().borrow())
     }
 
     /// Whether an entry of the current term is applied here, so that all of earlier terms are. Before that a new leader knows less than was answered.
     pub fn has_applied_its_term(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = self.raft.metrics().borrow().clone();
         metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term)
     }
 
@@ -396,3 +395,6 @@ impl Member {
         let _ = self.machine.checkpoint().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,13 +117,10 @@ async fn accept_alone(member: &Member, parts: &Parts) -> Result<()> {
     let store = &parts.store;
     let incarnation = store.incarnation();
     let _applying = member.machine.applying().await;
-    {
-        let metrics = member.metrics();
-        let metrics = metrics.borrow();
-        // An entry that is on its way would write an older head.
-        if metrics.last_applied.map(|applied| applied.index) < metrics.last_log_index {
-            return Err(Error::NotReady("the log is being applied".into()));
-        }
+    let Metrics { last_applied, last_log_index, .. } = member.metrics().borrow().clone();
+    // An entry that is on its way would write an older head.
+    if last_applied.map(|applied| applied.index) < last_log_index {
+        return Err(Error::NotReady("the log is being applied".into()));
     }
     revisions::raise(store, &parts.timestamps).await?;
     store.durable(incarnation).await?;

@@ -12,6 +12,7 @@ use super::{
     log::SEGMENT_BYTES,
     member::{Member, Parts},
     rpc::{Call, CallAnswer},
+    types::Metrics,
 };
 use crate::{core::clock::NodeId, error::Result};
 
@@ -64,11 +65,7 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
 /// Purges what the last snapshot has from the log, but for `kept` entries before it, for members that are a little behind. Of a log of more bytes
 /// than `bytes_max` half of these stay, as far as the snapshot goes; a new one is begun, which the next call purges by.
 async fn compact(member: &Member, kept: u64, bytes_max: u64) -> std::result::Result<(), Fatal<NodeId>> {
-    let (snapshot, purged, last_applied) = {
-        let metrics = member.metrics();
-        let metrics = metrics.borrow();
-        (metrics.snapshot, metrics.purged, metrics.last_applied)
-    };
+    let Metrics { snapshot, purged, last_applied, .. } = member.metrics().borrow().clone();
     let is_long = member.machine.log_bytes() > bytes_max;
     if let Some(snapshot) = snapshot {
         let upto = match is_long {
