@@ -17,7 +17,7 @@ use crate::{
     },
     error::{Error, Result},
     replication::{SETTLE_MS, requests::RequestService},
-    storage::changes::change::Topic,
+    storage::{Store, changes::change::Topic},
 };
 
 /// How long another node may take to answer. Whoever watches asks again a second later.
@@ -53,6 +53,9 @@ pub struct RowVersion {
     pub is_deleted: bool,
 }
 
+/// A table, with its root and the number of its rows if they are known.
+pub type TableRoot = (TableName, Option<(String, u64)>);
+
 impl Node {
     /// Has `reporter` answer the questions of this node and the others from now on. A second one is ignored.
     pub fn serve_reports(&self, reporter: Arc<dyn Reporter>) {
@@ -83,25 +86,14 @@ impl Node {
         settled_ms(self.now_ms(), SETTLE_MS)
     }
 
-    /// The root of the digest tree of each eventual table that has rows, shortened, and the number of its rows, as they were at an instant.
-    /// Tables whose tree is not available are left out.
+    /// The eventual tables that have rows: of each the root of its digest tree, shortened, and the number of its rows, as they were at an instant.
+    /// `None` while its tree is not available, as in the first moments after a start.
     ///
     /// # Errors
     /// Those of the storage.
-    pub async fn roots(&self, at_ms: u64) -> Result<Vec<(TableName, String, u64)>> {
+    pub async fn roots(&self, at_ms: u64) -> Result<Vec<TableRoot>> {
         let store = self.store.clone();
-        let read = move || {
-            let key = store.digest_key();
-            let root = |table: TableName| {
-                let sums = store.sums(&table, Path::ROOT, 0, at_ms)?;
-                Ok(sums.and_then(|sums| sums.first().copied()).map(|sum| {
-                    let (root, rows) = shown(&key, &table, sum);
-                    (table, root, rows)
-                }))
-            };
-            store.digest_tables().into_iter().filter_map(|table| root(table).transpose()).collect()
-        };
-        self.environment().run(read).await
+        self.environment().run(move || roots(&store, at_ms)).await
     }
 
     /// The short digests of the 256 partitions of a table, and the number of rows in each, as they were at an instant. `None` while the
@@ -165,8 +157,40 @@ impl Node {
     }
 }
 
+fn roots(store: &Store, at_ms: u64) -> Result<Vec<TableRoot>> {
+    let key = store.digest_key();
+    let root = |table: TableName| {
+        let sums = store.sums(&table, Path::ROOT, 0, at_ms)?;
+        let sum = sums.and_then(|sums| sums.first().copied());
+        let root = sum.map(|sum| shown(&key, &table, sum));
+        Ok((table, root))
+    };
+    store.digest_tables().into_iter().map(root).collect()
+}
+
 /// A digest as it is shown, and the number of rows in it.
 fn shown(key: &DigestKey, table: &TableName, sum: Sum) -> (String, u64) {
     let RootDigest(bytes) = key.root([(table, sum)].into_iter());
     (to_hex(&bytes[..DIGEST_BYTES_SHOWN]), u64::try_from(sum.count).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::{Fixture, close, key, put, table};
+
+    /// It was left out, and was shown as a table without rows, which differs from that of the other nodes.
+    #[test]
+    fn a_table_whose_rows_are_not_counted_yet_is_there_without_a_root() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.merge(&table(), &key("a"), |_| Ok(put("1", None, 1))).expect("merges");
+        close(store);
+        let store = fixture.open();
+        assert_eq!(roots(&store, u64::MAX), Ok(vec![(table(), None)]));
+        store.count_rows().expect("counts");
+        let found = roots(&store, u64::MAX).expect("reads");
+        assert!(matches!(&found[..], [(name, Some((_, 1)))] if *name == table()), "{found:?}");
+        close(store);
+    }
 }

@@ -383,4 +383,4 @@ impl Store {
 const META: &str = "meta";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

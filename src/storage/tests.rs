@@ -26,13 +26,13 @@ pub(super) const NOW_MS: u64 = 1_700_000_000_000;
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A store in its own temporary directory, with a wall clock that the test sets.
-pub(super) struct Fixture {
+pub(crate) struct Fixture {
     directory: tempfile::TempDir,
     pub(super) now_ms: Arc<AtomicU64>,
 }
 
 impl Fixture {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self { directory, now_ms: Arc::new(AtomicU64::new(NOW_MS)) }
     }
@@ -46,7 +46,7 @@ impl Fixture {
         Arc::new(move || now_ms.load(Ordering::SeqCst))
     }
 
-    pub(super) fn open(&self) -> Store {
+    pub(crate) fn open(&self) -> Store {
         self.open_with(self.clock())
     }
 
@@ -67,15 +67,15 @@ impl Fixture {
     }
 }
 
-pub(super) fn table() -> TableName {
+pub(crate) fn table() -> TableName {
     TableName::parse("t").expect("a table name")
 }
 
-pub(super) fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key::parse(text).expect("a key")
 }
 
-pub(super) fn put(value: &str, expires_at_ms: Option<u64>, counter: u64) -> Register {
+pub(crate) fn put(value: &str, expires_at_ms: Option<u64>, counter: u64) -> Register {
     Register::live(Value::trusted(value.to_owned()), expires_at_ms, timestamp(counter))
 }
 
@@ -102,7 +102,7 @@ pub(super) fn write_rows(store: &Store, rows: u64) {
 }
 
 /// Closes a store and releases its directory.
-pub(super) fn close(store: Store) {
+pub(crate) fn close(store: Store) {
     store.close().expect("closes");
 }
 

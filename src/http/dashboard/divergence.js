@@ -62,10 +62,13 @@ function Roots({ tables, roots, chosen }) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Roots"><table class="roots"><thead><tr><th scope="col">Table</th>${answered.map(one => html`<th scope="col" class="mono">${one.address}</th>`)}<th scope="col">Replicas</th></tr></thead>
     <tbody>${tables.map(table => {
       const cells = answered.map(({ node }) => of.get(node).get(table.name));
-      const isSame = cells.every(cell => cell?.root === cells[0]?.root);
+      // A node that counts its rows after a start does not know its root yet.
+      const known = cells.filter(cell => cell?.root !== null);
+      const isOther = cell => cell?.root !== null && cell?.root !== known[0]?.root;
+      const state = cells.some(isOther) ? html`<span class="state warn">differ</span>` : known.length < cells.length ? html`<span class="state">not known yet</span>` : html`<span class="state good">same</span>`;
       return html`<tr key=${table.name} class=${table.name === chosen ? "chosen" : ""}><th scope="row"><a class="mono" href=${`#/divergence/${encodeURIComponent(table.name)}`} aria-current=${table.name === chosen ? "true" : undefined}>${table.name}</a></th>
-        ${cells.map(cell => html`<td class=${"mono root " + (cell?.root === cells[0]?.root ? "" : "other")}>${cell?.root ?? "no rows"}<small class="faint"> ${count(cell?.rows ?? 0)}</small></td>`)}
-        <td>${isSame ? html`<span class="state good">same</span>` : html`<span class="state warn">differ</span>`}</td></tr>`;
+        ${cells.map(cell => html`<td class=${"mono root " + (isOther(cell) ? "other" : "")}>${cell?.root === null ? "counting" : html`${cell?.root ?? "no rows"}<small class="faint"> ${count(cell?.rows ?? 0)}</small>`}</td>`)}
+        <td>${state}</td></tr>`;
     })}</tbody></table></div>`;
 }
 

@@ -86,8 +86,11 @@ impl Reports {
             Question::Comparisons => Ok(self.comparisons().render()),
             Question::Roots { at_ms } => {
                 let roots = node.roots(at_ms).await?.into_iter();
-                let render = |(table, root, rows): (TableName, String, u64)| json!({ "name": table.as_str(), "root": root, "rows": rows });
-                Ok(json!({ "tables": roots.map(render).collect::<Vec<_>>() }))
+                let tables = roots.map(|(table, root)| {
+                    let (root, rows) = root.unzip();
+                    json!({ "name": table.as_str(), "root": root, "rows": rows })
+                });
+                Ok(json!({ "tables": tables.collect::<Vec<_>>() }))
             }
             Question::Partitions { table, at_ms } => {
                 let partitions = node.partitions(&table, at_ms).await?;
