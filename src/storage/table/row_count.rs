@@ -120,6 +120,12 @@ impl Table {
         self.cached_digests.invalidate();
     }
 
+    /// All partitions are to be counted again, under another key. Writes go on with what is known of them; who asks waits for none of them.
+    pub(super) fn uncount(&self) {
+        self.counted.iter().for_each(|is_counted| is_counted.store(false, Ordering::Release));
+        self.cached_digests.invalidate();
+    }
+
     /// Counts the rows of every partition that is not counted yet.
     pub fn count(&self) -> Result<()> {
         (0..PARTITIONS).try_for_each(|number| self.count_partition(number as u8))
@@ -200,12 +206,13 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::{
         core::{name::Key, register::Register},
         storage::{
             Engine, Store,
             table::row::row_of,
-            tests::{DEADLINE, Fixture, close, key, put, table, timestamp},
+            tests::{DEADLINE, Fixture, close, key, put, table, timestamp, wait_until},
         },
     };
 
@@ -243,21 +250,56 @@ mod tests {
         let held = store.table(&table()).expect("is there");
         held.count_partition(0).expect("counts");
         let being_counted = held.lock(1);
+        let (rows, is_counted, has_total) = known(&store);
+        drop(being_counted);
+        assert!(rows < ROWS && !is_counted && !has_total, "{rows} {is_counted} {has_total}");
+        store.count_rows().expect("counts");
+        assert_eq!(known(&store), (ROWS + 1, true, true));
+        close(store);
+    }
+
+    /// What is known of the rows, asked for by somebody who waits for nothing.
+    fn known(store: &Store) -> (u64, bool, bool) {
         let (sender, asked) = std::sync::mpsc::channel();
         let asking = store.clone();
-        let thread = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let digest_key = asking.0.context.digest_key.now();
             let table = asking.table(&table()).expect("is there");
             let known = (asking.rows_total(), asking.is_counted(), table.total(&digest_key).is_some());
+            drop((table, asking));
             sender.send(known).expect("is awaited");
         });
-        let (rows, is_counted, has_total) = asked.recv_timeout(DEADLINE).expect("nobody waits");
-        drop(being_counted);
-        assert!(rows < ROWS && !is_counted && !has_total, "{rows} {is_counted} {has_total}");
-        thread.join().expect("no panic");
+        asked.recv_timeout(DEADLINE).expect("nobody waits")
+    }
+
+    /// The same where a node joined another cluster, whose key all rows are hashed under then.
+    #[test]
+    fn nobody_waits_for_a_partition_that_is_being_hashed_under_another_key() {
+        let fixture = Fixture::new();
+        filled(&fixture);
+        let store = fixture.open();
         store.count_rows().expect("counts");
-        assert_eq!((store.rows_total(), store.is_counted()), (ROWS + 1, true));
+        let held = store.table(&table()).expect("is there");
+        let being_counted = held.lock(1);
+        let rekeying = store.clone();
+        let rekeyed = std::thread::spawn(move || rekeying.rekey(DigestKey([7; 32])).expect("takes the key"));
+        wait_until("the first partition has the key", || {
+            held.counted[0].load(Ordering::Acquire) && !held.counted[1].load(Ordering::Acquire)
+        });
+        let (rows, is_counted, has_total) = known(&store);
+        assert!(rows < ROWS && !is_counted && !has_total, "{rows} {is_counted} {has_total}");
+        merge(&store, &key_outside(1), &put("1", None, 1000));
+        drop(being_counted);
+        rekeyed.join().expect("no panic");
+        assert_eq!(known(&store), (ROWS + 2, true, true));
+        drop(held);
         close(store);
+    }
+
+    /// A key of a row in another partition.
+    fn key_outside(partition: u8) -> Key {
+        let keys = (0..).map(|number| key(&format!("new{number}")));
+        keys.into_iter().find(|key| row_of(key)[0] != partition).expect("there are many")
     }
 
     #[test]

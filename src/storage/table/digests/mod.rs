@@ -252,8 +252,8 @@ impl Store {
         *self.0.context.digest_key.now()
     }
 
-    /// Hashes all rows under another key, the cluster's; the key is durable first. Scans all rows, and no root can be read until it
-    /// returns. It blocks: do not call it from an async task.
+    /// Hashes all rows under another key, the cluster's; the key is durable first. Scans all rows: none of them counts as counted, and no root can
+    /// be read, before that has come to it. It blocks: do not call it from an async task.
     ///
     /// # Errors
     /// `StorageFull` and `NotReady`, after which either key may be in use; `Corrupt` if rows cannot be read, which then have no digests.
@@ -266,6 +266,7 @@ impl Store {
             self.with_engine(Engine::sync)?;
             self.0.context.close_comparison.give_up();
             self.0.context.digest_key.set(key);
+            self.all_tables().iter().for_each(|table| table.uncount());
         }
         self.count_rows()
     }
