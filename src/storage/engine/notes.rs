@@ -47,7 +47,12 @@ impl Store {
             (key(name, number), seal(&note[number * PIECE_BYTES..end]))
         });
         let pieces: Vec<_> = pieces.collect();
-        let written = self.meta()?.insert_all(pieces.iter().map(|(key, kept)| (&key[..], &kept[..])));
+        let meta = self.meta()?;
+        let written = match &pieces[..] {
+            // All else would wait for `insert_all`, and that for the disk.
+            [(key, kept)] => meta.insert(key, kept),
+            pieces => meta.insert_all(pieces.iter().map(|(key, kept)| (&key[..], &kept[..]))),
+        };
         if let Err(Error::StorageFull(reason)) = &written {
             self.0.context.committer.fail(reason);
         }

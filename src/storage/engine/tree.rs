@@ -70,7 +70,8 @@ impl Tree {
         self.retry(remove(), key, remove)
     }
 
-    /// Sets many keys; after a crash all of them are there, or none.
+    /// Sets many keys; after a crash all of them are there, or none. sled lets nothing else in meanwhile, and waits for a sync that is under way; from
+    /// the first call on, all reads and writes take a lock for that.
     pub fn insert_all<'a>(&self, items: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone) -> Result<()> {
         let mut batch = sled::Batch::default();
         for (key, value) in items.clone() {
