@@ -44,6 +44,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Error as SocketError, Message as Frame, error::ProtocolError, protocol::WebSocketConfig},
 };
+use tokio_util::io::InspectReader;
 
 use self::{
     error::LinkError,
@@ -104,6 +105,7 @@ impl std::fmt::Debug for Link {
 pub struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,
+    arrived: AtomicU64,
 }
 
 impl Traffic {
@@ -116,25 +118,38 @@ impl Traffic {
     pub fn received_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
+
+    /// All bytes that have come over the connection, those of a frame that is not complete included.
+    pub fn arrived_bytes(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
 }
 
-/// The halves of a link over a WebSocket, and their shared byte counters.
+/// A connection that counts what arrives over it.
+pub(super) fn counted(stream: BoxedDuplex) -> (BoxedDuplex, Arc<Traffic>) {
+    let traffic = Arc::new(Traffic::default());
+    let counting = Arc::clone(&traffic);
+    let count = move |read: &[u8]| _ = counting.arrived.fetch_add(read.len() as u64, Ordering::Relaxed);
+    (Box::new(InspectReader::new(stream, count)), traffic)
+}
+
+/// The halves of a link over a WebSocket.
 pub(super) fn halves(
     socket: Socket,
     sealer: Sealer,
     opener: Opener,
-) -> (LinkSender, LinkReceiver, Arc<Traffic>) {
-    let traffic = Arc::new(Traffic::default());
+    traffic: &Arc<Traffic>,
+) -> (LinkSender, LinkReceiver) {
     let (sink, stream) = socket.split();
     let sender = LinkSender {
         socket: sink,
         sealer,
         plain: Vec::new(),
         interrupted: false,
-        traffic: Arc::clone(&traffic),
+        traffic: Arc::clone(traffic),
     };
-    let receiver = LinkReceiver { socket: stream, opener, traffic: Arc::clone(&traffic), message_bytes: 0 };
-    (sender, receiver, traffic)
+    let receiver = LinkReceiver { socket: stream, opener, traffic: Arc::clone(traffic), message_bytes: 0 };
+    (sender, receiver)
 }
 
 /// The sending half of a link.
@@ -252,4 +267,25 @@ pub(super) fn config() -> WebSocketConfig {
         .write_buffer_size(0)
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A peer was silent until a frame was complete, and a full one is 256 KiB: a slow link was dropped again and again.
+    #[tokio::test]
+    async fn what_arrives_is_counted_before_its_frame_is_complete() {
+        let (near, mut far) = tokio::io::duplex(100);
+        let (mut near, traffic) = counted(Box::new(near));
+        far.write_all(&[0; 30]).await.expect("writes");
+        let mut read = [0; 20];
+        near.read_exact(&mut read).await.expect("reads");
+        assert_eq!((traffic.arrived_bytes(), traffic.received_bytes()), (20, 0));
+        near.write_all(&[0; 5]).await.expect("writes");
+        far.read_exact(&mut [0; 5]).await.expect("it goes through");
+        assert_eq!(traffic.arrived_bytes(), 20);
+    }
 }

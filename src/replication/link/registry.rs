@@ -231,7 +231,7 @@ mod tests {
         let (sender, control) = mpsc::channel(1);
         let (by, at_ms) = (NodeId(1), 0);
         let requests = Arc::new(Channel::new(NodeId(2), Arc::default()));
-        let traffic = Arc::new(Traffic { sent: 100.into(), received: 100.into() });
+        let traffic = Arc::new(Traffic { sent: 100.into(), received: 100.into(), ..Traffic::default() });
         let initiated = Initiated { by, at_ms };
         let link = LinkState::new((NodeId(2), 1), (true, true), initiated, traffic, requests, sender);
         (Arc::new(link), control)

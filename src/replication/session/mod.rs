@@ -146,7 +146,7 @@ impl Session {
         self.tolerate_storage_failure(inner.save_state().await)?;
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silence = Silence::begin(Instant::now(), self.state.traffic.received_bytes());
+        let mut silence = Silence::begin(Instant::now(), self.state.traffic.arrived_bytes());
         loop {
             // Created before the journal is read, so that nothing appended in between is missed.
             let appended = inner.appended.notified();
@@ -178,7 +178,7 @@ impl Session {
                 // The journal may grow continuously, and a slow or hanging peer must not cause a wakeup each time.
                 () = appended, if pause == Pause::Sent => {}
                 () = sleep_until(silence.due()) => {
-                    silence.check(Instant::now(), self.state.traffic.received_bytes())?;
+                    silence.check(Instant::now(), self.state.traffic.arrived_bytes())?;
                 }
             }
         }

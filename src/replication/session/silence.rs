@@ -15,7 +15,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct Silence {
     heard: Instant,
-    /// What had come from it at the last check, in bytes.
+    /// What had come from it at the last check, in bytes: parts of messages too.
     bytes: u64,
     check: Instant,
 }
@@ -78,7 +78,7 @@ mod tests {
 
     /// What had come when the session began counted as heard at the first look, and that at the one before at the next: twice as long.
     #[test]
-    fn a_silent_peer_is_dropped_a_second_after_its_time_at_the_latest() {
+    fn a_silent_peer_is_dropped_two_checks_after_its_time_at_the_latest() {
         let at = |ms, is_message| (Duration::from_millis(ms), is_message);
         let keeps_alive: Vec<_> = (0..20).map(|second| at(second * 1_000 + 300, second % 3 == 0)).collect();
         let takes_long: Vec<_> = (0..90).map(|step| at(step * 100, false)).collect();

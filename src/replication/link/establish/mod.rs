@@ -15,7 +15,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    BoxedDuplex, CLOSE_TIMEOUT, Link, Socket,
+    BoxedDuplex, CLOSE_TIMEOUT, Link, Socket, Traffic,
     admission::Admission,
     connect::{self, Network},
     error::{LinkError, sanitize},
@@ -94,8 +94,9 @@ pub async fn initiate(
         return Err(LinkError::NeedsSecret);
     }
     let linking = async {
+        let (stream, traffic) = link::counted(stream);
         let socket = connect::upgrade(stream, address).await?;
-        Handshake { socket, remote, local, role: Role::Initiator }.initiate(address, key).await
+        Handshake { socket, traffic, remote, local, role: Role::Initiator }.initiate(address, key).await
     };
     timeout(HANDSHAKE_TIMEOUT, linking).await.unwrap_or(Err(LinkError::TimedOut))
 }
@@ -111,8 +112,9 @@ pub async fn accept(
     local: &Local,
 ) -> Result<Link, LinkError> {
     let linking = async {
+        let (stream, traffic) = link::counted(stream);
         let socket = WebSocketStream::from_raw_socket(stream, SocketRole::Server, Some(link::config())).await;
-        Handshake { socket, remote, local, role: Role::Responder }.respond().await
+        Handshake { socket, traffic, remote, local, role: Role::Responder }.respond().await
     };
     let outcome = tokio::select! {
         outcome = timeout(HANDSHAKE_TIMEOUT, linking) => outcome.unwrap_or(Err(LinkError::TimedOut)),
@@ -127,6 +129,7 @@ pub async fn accept(
 /// A handshake in progress.
 struct Handshake<'a> {
     socket: Socket,
+    traffic: Arc<Traffic>,
     remote: SocketAddr,
     local: &'a Local,
     role: Role,
@@ -237,7 +240,8 @@ impl Handshake<'_> {
             HandshakeMessage::Hello(_) => return Err(unexpected_message()),
         };
         let (role, remote_address) = (self.role, self.remote);
-        let (sender, receiver, traffic) = link::halves(self.socket, sealer, opener);
+        let traffic = self.traffic;
+        let (sender, receiver) = link::halves(self.socket, sealer, opener, &traffic);
         Ok(Link { remote, remote_address, role, verdict, offset, sender, receiver, traffic })
     }
 
