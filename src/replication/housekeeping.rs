@@ -40,9 +40,7 @@ pub async fn run_housekeeping(inner: &Arc<Inner>, rounds: u64) -> Result<()> {
         }
         if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
             // A storage that was reopened has no trees.
-            if !store.is_counted() {
-                store.count_rows()?;
-            }
+            store.count_rows_if_needed()?;
             store.drop_history();
             store.check_next()?;
         }

@@ -103,6 +103,8 @@ struct Inner {
     tables: RwLock<BTreeMap<TableName, Arc<Table>>>,
     context: TableContext,
     checked: Mutex<Checked>,
+    /// Held while all rows are counted.
+    counting: Mutex<()>,
     hub: Arc<Hub>,
     /// Whether anybody has subscribed: from then on every table gets a pump.
     is_followed: AtomicBool,
@@ -164,6 +166,7 @@ impl Store {
             tables: RwLock::default(),
             context,
             checked: Mutex::default(),
+            counting: Mutex::default(),
             hub,
             is_followed: AtomicBool::new(false),
             has_pumps: AtomicBool::new(false),

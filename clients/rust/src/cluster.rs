@@ -34,7 +34,7 @@ pub struct TableInfo {
     pub tombstones: u64,
     /// A digest of the rows: equal on nodes that hold the same. `None` until it is known.
     pub root: Option<String>,
-    /// Whether all keys are counted: a node counts them after its start, and until then `keys` and `tombstones` are of those that are.
+    /// Whether all keys are counted: a node counts them after its start and when it joins another cluster, and until then `keys` and `tombstones` are of those that are.
     #[serde(default = "is_counted")]
     pub counted: bool,
 }

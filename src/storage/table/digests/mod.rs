@@ -122,6 +122,8 @@ impl Table {
         if partition.counts.is_some()
             && partition.digests.as_ref().is_some_and(|digests| digests.is_under(&key))
         {
+            // If it was counted under this key just before all were to be counted under it, it was not taken to be.
+            self.note_counted(number);
             return Ok(());
         }
         let found = self.tally(trees, number, key, None)?;
@@ -223,6 +225,10 @@ impl Table {
     fn sums(&self, key: &Arc<DigestKey>, path: Path, below: u8, at_ms: u64) -> Option<Vec<Sum>> {
         let bits = path.bits + below;
         let mut sums = Vec::new();
+        // Nobody waits for partitions that are being counted.
+        if !path.partitions().all(|number| self.has_counted(number)) {
+            return None;
+        }
         for number in path.partitions() {
             let partition = self.lock(number);
             let tree = partition.digests.as_ref().filter(|digests| digests.is_under(key))?.tree();
@@ -239,9 +245,8 @@ impl Table {
     }
 
     fn depth(&self, path: Path) -> u8 {
-        let depths = path
-            .partitions()
-            .map(|number| self.lock(number).digests.as_ref().map_or(0, |digests| digests.tree().depth()));
+        let depth = |number| self.lock(number).digests.as_ref().map_or(0, |digests| digests.tree().depth());
+        let depths = path.partitions().map(|number| if self.has_counted(number) { depth(number) } else { 0 });
         PARTITION_BITS + depths.min().unwrap_or(0)
     }
 }
