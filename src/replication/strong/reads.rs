@@ -92,10 +92,12 @@ async fn release(
 ) {
     while let Some(Batch { readers, index, until }) = batches.recv().await {
         let caught_up = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
-        let released = match timeout_at(until, caught_up).await {
-            Ok(Ok(_)) if is_intact() => Ok(()),
-            Ok(Err(_)) => Err(Error::Draining),
-            Ok(Ok(_)) | Err(_) => Err(Error::NotReady(
+        // What it shows is let go before anything else is asked, which may wait for who changes it.
+        let caught_up = timeout_at(until, caught_up).await.map(|caught_up| caught_up.is_ok());
+        let released = match caught_up {
+            Ok(true) if is_intact() => Ok(()),
+            Ok(false) => Err(Error::Draining),
+            Ok(true) | Err(_) => Err(Error::NotReady(
                 "this node has not applied everything that is committed to the strong tables; try again, or add ?read=stale \
                  for what is here"
                     .into(),
@@ -138,5 +140,33 @@ pub(super) async fn ask(inner: Weak<Inner>) -> Result<u64> {
         }
         drop((inner, member));
         sleep(RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{mem, sync::Arc};
+
+    use super::*;
+
+    /// Readers looked at what is applied while they asked whether the store is intact, and a store that was reopened changed what is applied while
+    /// it kept everybody from asking: both waited for ever.
+    #[test]
+    fn what_is_applied_changes_while_readers_are_released() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (applied, watched) = watch::channel(Some(1));
+        let changed = Arc::new(applied);
+        let changing = changed.clone();
+        let is_intact = move || changing.send_replace(Some(2)) == Some(1);
+        let released = runtime.block_on(async {
+            let reads = Reads::start(watched, is_intact, || async { Ok(1) });
+            timeout_at(Instant::now() + APPLY_MAX * 2, reads.barrier()).await
+        });
+        if released.is_err() {
+            // Its thread never ends.
+            mem::forget(runtime);
+        }
+        assert_eq!(released.expect("it is released"), Ok(()));
     }
 }

@@ -299,16 +299,17 @@ impl Replica {
 
     /// Goes back to the durable place, if the store was reopened since. Returns whether it did. The caller holds `applying`.
     pub fn rewind(&self) -> bool {
-        let mut durable = lock(&self.durable);
         let current = self.store.incarnation();
-        if durable.1 == current {
+        let (place, incarnation) = *lock(&self.durable);
+        if incarnation == current {
             return false;
         }
         warn!("the storage was reopened: commits to strong tables are applied again");
-        *lock(&self.place) = durable.0;
-        *lock(&self.recent) = Recent { after: durable.0.revision, ..Recent::default() };
-        self.applied.send_replace(Some(durable.0.revision));
-        durable.1 = current;
+        *lock(&self.place) = place;
+        *lock(&self.recent) = Recent { after: place.revision, ..Recent::default() };
+        self.applied.send_replace(Some(place.revision));
+        // Last: from now on what is applied counts.
+        lock(&self.durable).1 = current;
         true
     }
 
