@@ -62,12 +62,12 @@ function Roots({ tables, roots, chosen }) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Roots"><table class="roots"><thead><tr><th scope="col">Table</th>${answered.map(one => html`<th scope="col" class="mono">${one.address}</th>`)}<th scope="col">Replicas</th></tr></thead>
     <tbody>${tables.map(table => {
       const cells = answered.map(({ node }) => of.get(node).get(table.name));
-      // A node that counts its rows after a start does not know its root yet.
+      // Null where a node does not know its root, as while it counts its rows.
       const known = cells.filter(cell => cell?.root !== null);
       const isOther = cell => cell?.root !== null && cell?.root !== known[0]?.root;
       const state = cells.some(isOther) ? html`<span class="state warn">differ</span>` : known.length < cells.length ? html`<span class="state">not known yet</span>` : html`<span class="state good">same</span>`;
       return html`<tr key=${table.name} class=${table.name === chosen ? "chosen" : ""}><th scope="row"><a class="mono" href=${`#/divergence/${encodeURIComponent(table.name)}`} aria-current=${table.name === chosen ? "true" : undefined}>${table.name}</a></th>
-        ${cells.map(cell => html`<td class=${"mono root " + (isOther(cell) ? "other" : "")}>${cell?.root === null ? "counting" : html`${cell?.root ?? "no rows"}<small class="faint"> ${count(cell?.rows ?? 0)}</small>`}</td>`)}
+        ${cells.map(cell => html`<td class=${"mono root " + (isOther(cell) ? "other" : "")}>${cell?.root === null ? "not known yet" : html`${cell?.root ?? "no rows"}<small class="faint"> ${count(cell?.rows ?? 0)}</small>`}</td>`)}
         <td>${state}</td></tr>`;
     })}</tbody></table></div>`;
 }
@@ -116,10 +116,12 @@ function Tree({ table, nodes }) {
   if (!answer) return html`<p class="faint">Asking the nodes</p>`;
   const differ = differing(answer.nodes);
   const silent = answer.nodes.filter(one => one.error);
+  const unknown = answer.nodes.filter(one => !one.error && !one.answer);
   return html`
     <p class="small faint">As of ${time(answer.at_ms)}: what is younger than two seconds may still be on its way.</p>
     ${silent.map(one => html`<p key=${one.node}><span class="mono">${one.address}</span> <span class="state bad">does not answer</span></p>`)}
-    <h3>${differ.size === 0 ? "All 256 partitions are the same" : `${plural(differ.size, "partition")} of 256 ${differ.size === 1 ? "differs" : "differ"}`}</h3>
+    ${unknown.map(one => html`<p key=${one.node}><span class="mono">${one.address}</span> <span class="state">not known yet: it may be counting its rows</span></p>`)}
+    <h3>${differ.size === 0 ? (unknown.length > 0 ? "All 256 partitions are the same where they are known" : "All 256 partitions are the same") : `${plural(differ.size, "partition")} of 256 ${differ.size === 1 ? "differs" : "differ"}`}</h3>
     <${Strip} nodes=${answer.nodes} differ=${differ} chosen=${chosen} onChoose=${choose} />
     <p class="legend small"><span class="cell-key l2">rows: the stronger, the more</span><span class="cell-key differ">replicas differ: click for the keys</span></p>
     ${chosen != null && html`<${Keys} key=${chosen} table=${table.name} partition=${chosen} nodes=${nodes} />`}`;
