@@ -275,7 +275,8 @@ fn no_test_sleeps() {
 fn nobody_holds_what_a_watch_channel_shows() {
     let is_held = |line: &str| {
         let line = line.trim();
-        let is_bound = line.starts_with("let ") && line.ends_with(".borrow();");
+        let is_bound = (line.starts_with("let ") || line.starts_with('.'))
+            && [".borrow();", ".borrow_and_update();"].iter().any(|end| line.ends_with(end));
         let is_looked_into = ["match ", "if let ", "while let "].iter().any(|begin| line.contains(begin));
         is_bound || (is_looked_into && line.contains(".borrow()"))
     };
