@@ -8,6 +8,11 @@ pub mod wall_clock;
 
 use std::{fmt, sync::Arc};
 
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::{block_in_place, spawn_blocking},
+};
+
 use self::{
     disk::{Disk, SystemDisk},
     wall_clock::{CheckedClock, Clocks},
@@ -148,7 +153,7 @@ impl Environment {
     ) -> Result<T> {
         match self.threads {
             Threads::One => run(),
-            Threads::Many => match tokio::task::spawn_blocking(run).await {
+            Threads::Many => match spawn_blocking(run).await {
                 Ok(result) => result,
                 Err(stopped) => Err(Error::Io(format!("a task stopped: {stopped}"))),
             },
@@ -159,6 +164,14 @@ impl Environment {
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Environment({:?})", self.threads)
+    }
+}
+
+/// Waits for what may take long. If this thread serves requests, another takes its place meanwhile.
+pub fn wait_aside<T>(wait: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(wait),
+        Ok(_) | Err(_) => wait(),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     core::{name::Key, register::Register},
     error::Result,
-    storage::engine::Slice,
+    storage::{engine::Slice, environment::wait_aside},
 };
 
 /// The rows of a table that a batch has reserved.
@@ -60,11 +60,24 @@ impl Reserved {
         self.some.load(Ordering::Acquire) && self.rows().contains(row)
     }
 
-    fn wait_for(&self, row: &[u8]) {
-        let mut rows = self.rows();
-        while rows.contains(row) {
-            rows = self.released.wait(rows).unwrap_or_else(PoisonError::into_inner);
+    /// Waits for its turn, behind other batches.
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                wait_aside(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner))
+            }
         }
+    }
+
+    fn wait_for(&self, row: &[u8]) {
+        wait_aside(|| {
+            let mut rows = self.rows();
+            while rows.contains(row) {
+                rows = self.released.wait(rows).unwrap_or_else(PoisonError::into_inner);
+            }
+        });
     }
 
     fn release(&self) {
@@ -105,7 +118,7 @@ impl Table {
         D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     {
         self.writing(|trees| {
-            let _turn = self.reserved.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = self.reserved.take_turn();
             let mut batch = Batch { table: self, trees, rows: HashMap::new() };
             let mut results = Vec::with_capacity(writes.len());
             for (key, decide) in writes.drain(..) {
@@ -210,7 +223,7 @@ mod tests {
         storage::{
             Store,
             table::merge::Existing,
-            tests::{Fixture, close, key, put, table, wait_until},
+            tests::{DEADLINE, Fixture, close, key, put, table, wait_until},
         },
     };
 
@@ -272,6 +285,55 @@ mod tests {
         assert_eq!(
             (value(&store, "batch-7").as_deref(), value(&store, "batch-8").as_deref()),
             (Some("9"), Some("1"))
+        );
+        close(store);
+    }
+
+    /// Whoever writes or reads a key of a batch waited for it on a thread that serves requests: two of them, and a node of two cores answered nobody,
+    /// not even the other members.
+    #[test]
+    fn whoever_waits_for_a_batch_keeps_no_thread_from_other_requests() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime = runtime.expect("a runtime");
+        let (go_on, waits) = mpsc::channel::<()>();
+        let stuck: Decide = Box::new(move |_| {
+            waits.recv().expect("told to go on");
+            Ok(put("2", None, 2000))
+        });
+        let batching = store.clone();
+        let writes = vec![(key("first"), write(put("1", None, 1))), (key("last"), stuck)];
+        let batch = thread::spawn(move || batching.merge_all(&table(), writes));
+        wait_until("the batch waits in its last row", || {
+            store.table(&table()).is_some_and(|table| table.reserved.rows().len() == 1)
+        });
+        let (begins, begun) = mpsc::channel();
+        let waiting: [Box<dyn FnOnce(Store) + Send>; 2] = [
+            Box::new(|store| {
+                store.merge(&table(), &key("first"), |_| Ok(put("9", None, 9000))).expect("merges");
+            }),
+            Box::new(|store| {
+                store.merge_all(&table(), vec![(key("other"), write(put("9", None, 9000)))]).expect("merges");
+            }),
+        ];
+        for wait in waiting {
+            let (store, begins_to_wait) = (store.clone(), begins.clone());
+            runtime.spawn(async move {
+                begins_to_wait.send(()).expect("is awaited");
+                wait(store);
+            });
+            begun.recv_timeout(DEADLINE).expect("it begins");
+            let begins = begins.clone();
+            runtime.spawn(async move { begins.send(()).expect("is awaited") });
+            begun.recv_timeout(DEADLINE).expect("others are served");
+        }
+        go_on.send(()).expect("it waits");
+        batch.join().expect("no panic").expect("merges");
+        drop(runtime);
+        assert_eq!(
+            (value(&store, "first").as_deref(), value(&store, "other").as_deref()),
+            (Some("9"), Some("9"))
         );
         close(store);
     }
