@@ -51,6 +51,10 @@ impl Fixture {
     }
 
     pub(super) fn open_with(&self, now_ms: WallClock) -> Store {
+        self.open_in(Environment::new(now_ms))
+    }
+
+    pub(super) fn open_in(&self, environment: Environment) -> Store {
         Store::open(Options {
             data: self.data(),
             durability: Durability::None,
@@ -61,7 +65,7 @@ impl Fixture {
             subscriptions_max: 10,
             set_aside_damaged: false,
             peers: Default::default(),
-            environment: Environment::new(now_ms),
+            environment,
         })
         .expect("the store opens")
     }

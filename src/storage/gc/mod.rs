@@ -27,15 +27,13 @@ use self::reindex::Indexing;
 pub use super::table::floors::{Floors, read_swept, write_floors};
 use super::{
     Store,
-    table::{codec::Samples, jobs::GcJob},
+    table::{codec::Samples, due_index::WORKER_SLEEP_MAX, jobs::GcJob},
 };
 use crate::{
     core::name::TableName,
     error::{Error, Result},
 };
 
-/// Longest sleep of the worker: the wall clock may be changed meanwhile.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Rows handled before the worker looks for other work.
 const SWEEP_ROWS_MAX: usize = 1000;
 
@@ -96,23 +94,25 @@ impl Worker {
             (store.remove_empty_tables().map(|()| Turn::Later), "removing tables without rows failed"),
         ];
         let sleeps = turns.into_iter().map(|(turn, failed)| sleep(store, turn, failed));
-        sleeps.min().unwrap_or(SLEEP_MAX)
+        sleeps.min().unwrap_or(WORKER_SLEEP_MAX)
     }
 }
 
 fn sleep(store: &Store, turn: Result<Turn>, failed: &str) -> Duration {
     match turn {
         Ok(Turn::Now) => Duration::ZERO,
-        Ok(Turn::At(at_ms)) => Duration::from_millis(at_ms.saturating_sub(store.now_ms())).min(SLEEP_MAX),
-        Ok(Turn::Later) => SLEEP_MAX,
+        Ok(Turn::At(at_ms)) => {
+            Duration::from_millis(at_ms.saturating_sub(store.now_ms())).min(WORKER_SLEEP_MAX)
+        }
+        Ok(Turn::Later) => WORKER_SLEEP_MAX,
         // Writes are refused until the disk has room. Expired values are hidden anyway, and garbage is removed later.
-        Err(Error::StorageFull(_) | Error::NotReady(_)) => SLEEP_MAX,
+        Err(Error::StorageFull(_) | Error::NotReady(_)) => WORKER_SLEEP_MAX,
         Err(error) => {
             error!(%error, "{failed}");
             if matches!(error, Error::Corrupt(_)) {
                 store.report_damage();
             }
-            SLEEP_MAX
+            WORKER_SLEEP_MAX
         }
     }
 }

@@ -4,6 +4,8 @@
 //! tables. Most entries have no value. Of garbage that came late (see `core::protocol::agreement`), the entry lies at the floor that may
 //! remove it, and its value is the instant at which it would lie otherwise; if the expiry is not announced yet, its value is that floor.
 
+use std::time::Duration;
+
 use crate::{
     core::name::TableName,
     error::Result,
@@ -13,6 +15,9 @@ use crate::{
         table::{Table, record::Head, trees::Trees},
     },
 };
+
+/// Longest sleep of the worker: the wall clock may be changed meanwhile.
+pub const WORKER_SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// The entry of a row that is due at `at_ms`.
 pub fn entry(at_ms: u64, table: &TableName, row: &[u8]) -> Vec<u8> {
@@ -85,7 +90,11 @@ impl Table {
                 }
                 let value = late_value(due_ms != removal_floor_ms, due_ms);
                 trees.expiry.insert(&entry(at_ms, name, row), &value)?;
-                self.wake_worker();
+                // What is due later it finds by itself: a turn of it for each write costs a core.
+                let awake_ms = (self.context.now_ms)() + WORKER_SLEEP_MAX.as_millis() as u64;
+                if at_ms < awake_ms {
+                    self.wake_worker();
+                }
             }
             (true, ..) => {}
         }
