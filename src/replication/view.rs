@@ -88,6 +88,8 @@ impl Replication {
     /// The current state of the cluster.
     pub fn membership(&self) -> Membership {
         let inner = &self.0;
+        // Before the locks: it waits for a partition that is being read, and all links would wait for this.
+        let rows = inner.store.rows_total();
         let state = inner.state();
         let progress = inner.shared.progress();
         let last = inner.shared.journal().last();
@@ -108,8 +110,7 @@ impl Replication {
         let peers: Vec<_> = state.members.others().map(view).collect();
         let rows_there = peers.iter().filter(|peer| peer.linked);
         let rows_there = rows_there.filter_map(|peer| peer.totals.figures.rows_there).max();
-        let sync_status =
-            sync_status(&state, &progress, inner.store.now_ms(), (inner.store.rows_total(), rows_there));
+        let sync_status = sync_status(&state, &progress, inner.store.now_ms(), (rows, rows_there));
         Membership {
             cluster: state.cluster_record.cluster,
             address: state.advertised.current().or(state.advertised.candidate()).map(str::to_owned),
