@@ -1,7 +1,7 @@
 //! Tracks the client writes in progress. Closed, it refuses new writes, and tells when the last one in progress is done.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -16,7 +16,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Default)]
 pub struct WriteTracker {
     permit: AtomicUsize,
-    is_closed: AtomicBool,
+    /// How many have closed it.
+    closed: AtomicUsize,
 }
 
 /// A write in progress; done when dropped.
@@ -31,7 +32,7 @@ impl WriteTracker {
         // Count first, then check: whoever closes the tracker waits for all writes that were counted.
         self.permit.fetch_add(1, Ordering::AcqRel);
         let permit = WritePermit(self);
-        if self.is_closed.load(Ordering::Acquire) { Err(Error::Draining) } else { Ok(permit) }
+        if self.closed.load(Ordering::Acquire) > 0 { Err(Error::Draining) } else { Ok(permit) }
     }
 
     /// How many writes are in progress.
@@ -41,12 +42,12 @@ impl WriteTracker {
 
     /// Refuses new writes.
     pub fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
+        self.closed.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Accepts writes again.
+    /// Undoes one `close`. New writes are accepted once all who closed it have done that.
     pub fn reopen(&self) {
-        self.is_closed.store(false, Ordering::Release);
+        self.closed.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Returns when no write is in progress.
@@ -77,6 +78,19 @@ mod tests {
         assert!(tokio::time::timeout(2 * POLL_INTERVAL, write_tracker.wait()).await.is_err());
         drop(permit);
         write_tracker.wait().await;
+        write_tracker.reopen();
+        assert!(write_tracker.begin().is_ok());
+    }
+
+    /// Of two commands to leave, the one that failed had writes accepted again while the other handed the data over: what was acknowledged then went
+    /// with the node.
+    #[test]
+    fn it_is_open_once_all_who_closed_it_have_reopened_it() {
+        let write_tracker = WriteTracker::default();
+        write_tracker.close();
+        write_tracker.close();
+        write_tracker.reopen();
+        assert!(write_tracker.begin().is_err());
         write_tracker.reopen();
         assert!(write_tracker.begin().is_ok());
     }
