@@ -9,7 +9,10 @@ use std::{
 use dynarust_client::{Client, Code, Error as ClientError, Imported};
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use serde_json::json;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use super::{Arguments, failed, place::Place, rows::Piece};
 use crate::cli::{Exit, progress::Transfer, remote::CommandError, shell::Outcome};
@@ -164,7 +167,8 @@ struct Done {
 async fn send_piece(client: Client, arguments: &Arguments, mut piece: Piece) -> Sent {
     let done = Done { rows: piece.rows, read_bytes: piece.read_bytes };
     let mut before = Imported::default();
-    let mut away = Duration::ZERO;
+    // Since the first failure, however long each attempt takes.
+    let mut away: Option<Instant> = None;
     loop {
         let mut import = client.import(piece.body.clone());
         if let Some(table) = &arguments.table {
@@ -179,7 +183,9 @@ async fn send_piece(client: Client, arguments: &Arguments, mut piece: Piece) -> 
                 imported.skipped += before.skipped;
                 return Ok((done, imported));
             }
-            Err(error) if is_passing(&error) && away < AWAY_MAX => {
+            Err(error)
+                if is_passing(&error) && away.get_or_insert_with(Instant::now).elapsed() < AWAY_MAX =>
+            {
                 // The rest, or if nobody knows how far it came the same rows again: with versions that changes nothing, and without they
                 // are written once more. With --new the count has rows that expired before the others were written.
                 if let Some(taken) = taken_of(&error).filter(|_| !arguments.new) {
@@ -188,7 +194,6 @@ async fn send_piece(client: Client, arguments: &Arguments, mut piece: Piece) -> 
                     before.skipped += taken.skipped;
                 }
                 sleep(PAUSE).await;
-                away += PAUSE;
             }
             Err(error) => return Err((piece, error)),
         }
