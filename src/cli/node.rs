@@ -5,7 +5,7 @@ use std::{
     num::NonZero,
     sync::{Arc, OnceLock},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tracing::{info, warn};
@@ -25,6 +25,9 @@ use crate::{
     http::{self, spans::Spans},
     node::Node,
 };
+
+/// How long the process outlives the node, for tasks that do not end.
+const TASKS_MAX: Duration = Duration::from_secs(1);
 
 /// Runs a node until a signal.
 ///
@@ -48,7 +51,7 @@ pub fn run(config: &Config) -> Result<Exit> {
     open_files::raise_limit(config.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         let listener = listener::bind(&config.listen).await?;
         let local = listener.local_addr().map_err(|error| Error::io("cannot tell the port", &error))?;
@@ -97,8 +100,10 @@ pub fn run(config: &Config) -> Result<Exit> {
         served.and(closed)?;
         info!("stopped after {} ms", stopping.get().map_or(0, |begun| begun.elapsed().as_millis()));
         Ok::<_, Error>(())
-    })?;
-    Ok(Exit::Success)
+    });
+    // The data is closed. A name that is looked up in vain, or a backup that is read back, keeps nobody waiting.
+    runtime.shutdown_timeout(TASKS_MAX);
+    ended.map(|()| Exit::Success)
 }
 
 /// How many threads serve requests: one for each processor that the process may use, by its quota too.
