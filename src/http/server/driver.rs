@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::{self, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
 };
 
@@ -20,8 +23,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::OwnedSemaphorePermit,
-    time::timeout,
+    time::{sleep, timeout},
 };
+use tokio_util::io::InspectReader;
 use tracing::debug;
 
 use super::{
@@ -48,6 +52,9 @@ use crate::{
 
 /// Streams of one HTTP/2 connection at a time. Each may hold a request body and a response. Browsers open no more at a time.
 const HTTP2_STREAMS_MAX: u32 = 32;
+
+/// Length of what an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
 
 /// Why a connection ended early.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -216,6 +223,17 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
+        let read_bytes = Arc::new(AtomicUsize::new(0));
+        let counting = Arc::clone(&read_bytes);
+        let count = move |read: &[u8]| _ = counting.fetch_add(read.len(), Ordering::Relaxed);
+        let io = InspectReader::new(io, count);
+        // hyper asks for a sign of life only after the preface.
+        let silent = async {
+            sleep(self.connection.options.header_timeout).await;
+            if read_bytes.load(Ordering::Relaxed) >= PREFACE_BYTES {
+                future::pending::<()>().await;
+            }
+        };
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams_max)
@@ -228,6 +246,7 @@ impl Connection {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
             () = self.node.drained() => connection.as_mut().graceful_shutdown(),
+            () = silent => return Err("the HTTP/2 preface did not come in time".into()),
         }
         Ok(connection.await?)
     }
