@@ -17,7 +17,7 @@ mod removal;
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::{error, info};
@@ -34,6 +34,8 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Longest sleep after a turn that took longer than that.
+const SLEEP_AFTER_LONG_TURN: Duration = Duration::from_millis(100);
 /// Rows handled before the worker looks for other work.
 const SWEEP_ROWS_MAX: usize = 1000;
 
@@ -65,8 +67,11 @@ impl Worker {
     /// Works until it is told to stop.
     pub fn run(mut self, store: &Store) {
         loop {
+            // From its beginning: what came since then relies on being looked at within the longest sleep.
+            let begun = Instant::now();
             let sleep = self.turn(store);
-            if !work(store, self.jobs.recv_timeout(sleep), &self.jobs) {
+            let longest = WORKER_SLEEP_MAX.saturating_sub(begun.elapsed()).max(SLEEP_AFTER_LONG_TURN);
+            if !work(store, self.jobs.recv_timeout(sleep.min(longest)), &self.jobs) {
                 return;
             }
         }
