@@ -91,11 +91,13 @@ async fn release(
     is_intact: impl Fn() -> bool,
 ) {
     while let Some(Batch { readers, index, until }) = batches.recv().await {
-        let caught_up = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
+        let has_applied = |applied: &Option<u64>| applied.is_some_and(|applied| applied >= index);
+        let caught_up = applied.wait_for(has_applied);
         // What it shows is let go before anything else is asked, which may wait for who changes it.
         let caught_up = timeout_at(until, caught_up).await.map(|caught_up| caught_up.is_ok());
         let released = match caught_up {
-            Ok(true) if is_intact() => Ok(()),
+            // Again: a store that was reopened goes back first, and is intact then.
+            Ok(true) if is_intact() && has_applied(&applied.borrow()) => Ok(()),
             Ok(false) => Err(Error::Draining),
             Ok(true) | Err(_) => Err(Error::NotReady(
                 "this node has not applied everything that is committed to the strong tables; try again, or add ?read=stale \
