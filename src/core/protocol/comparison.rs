@@ -229,7 +229,11 @@ impl<'a, R: Replica> Walk<'a, R> {
     fn descend(&mut self, table: &TableName, path: Path) -> Result<()> {
         let below = match path.bits {
             0..PARTITION_BITS => GROUP_BITS - path.bits % GROUP_BITS,
-            bits => BUCKET_BITS.min(self.replica.depth(table, path)? - bits),
+            bits => match self.replica.depth(table, path)?.checked_sub(bits) {
+                // Its tree has been built anew since the caller looked.
+                None | Some(0) => return self.row_fingerprint(table, path),
+                Some(below) => BUCKET_BITS.min(below),
+            },
         };
         let Some(sums) = self.replica.sums(table, path, below, self.digests.at_ms)? else {
             return self.row_fingerprint(table, path);
