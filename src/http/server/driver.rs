@@ -241,14 +241,19 @@ impl Connection {
             .keep_alive_interval(self.connection.options.stall_timeout)
             .keep_alive_timeout(self.connection.options.stall_timeout)
             .serve_connection(TokioIo::new(io), service);
-        let mut connection = pin!(connection);
+        let (mut connection, mut silent) = (pin!(connection), pin!(silent));
+        let late = || Err("the HTTP/2 preface did not come in time".into());
         tokio::select! {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
             () = self.node.drained() => connection.as_mut().graceful_shutdown(),
-            () = silent => return Err("the HTTP/2 preface did not come in time".into()),
+            () = silent.as_mut() => return late(),
         }
-        Ok(connection.await?)
+        tokio::select! {
+            biased;
+            ended = connection => Ok(ended?),
+            () = silent => late(),
+        }
     }
 }
 
