@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::runtime::{Builder, Runtime};
 use tracing::{info, warn};
 
 use super::{
@@ -26,7 +27,8 @@ use crate::{
     node::Node,
 };
 
-/// How long the process outlives the node, for tasks that do not end.
+/// How long the process outlives the node, whose data is closed then, for tasks that do not end: a name that is looked up in vain, a backup that is
+/// read back.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
 /// Runs a node until a signal.
@@ -49,8 +51,7 @@ pub fn run(config: &Config) -> Result<Exit> {
     let secrets = if is_container { secrets.map_err(container::explain_secret) } else { secrets }?;
     let is_open = secrets.is_open();
     open_files::raise_limit(config.max_connections);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
-    let runtime = runtime.map_err(|error| Error::io("cannot start the runtime", &error))?;
+    let runtime = start_runtime()?;
     let ended = runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         let listener = listener::bind(&config.listen).await?;
@@ -101,9 +102,13 @@ pub fn run(config: &Config) -> Result<Exit> {
         info!("stopped after {} ms", stopping.get().map_or(0, |begun| begun.elapsed().as_millis()));
         Ok::<_, Error>(())
     });
-    // The data is closed. A name that is looked up in vain, or a backup that is read back, keeps nobody waiting.
     runtime.shutdown_timeout(TASKS_MAX);
     ended.map(|()| Exit::Success)
+}
+
+fn start_runtime() -> Result<Runtime> {
+    let runtime = Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    runtime.map_err(|error| Error::io("cannot start the runtime", &error))
 }
 
 /// How many threads serve requests: one for each processor that the process may use, by its quota too.
