@@ -47,11 +47,7 @@ impl Fixture {
     }
 
     pub(crate) fn open(&self) -> Store {
-        self.open_with(self.clock())
-    }
-
-    pub(super) fn open_with(&self, now_ms: WallClock) -> Store {
-        self.open_in(Environment::new(now_ms))
+        self.open_in(Environment::new(self.clock()))
     }
 
     pub(super) fn open_in(&self, environment: Environment) -> Store {
@@ -264,7 +260,7 @@ fn the_expiry_of_a_value_is_published_after_the_value() {
             before
         })
     };
-    let store = fixture.open_with(clock);
+    let store = fixture.open_in(Environment::new(clock));
     assert!(opened.set(store.clone()).is_ok());
     let mut subscription =
         within_the_deadline(store.watch(vec![Topic::Key(table(), key("k"))], Start::Now)).expect("watches");

@@ -1,5 +1,7 @@
 //! Garbage, from a delete or an expiry to the removal.
 
+mod waking;
+
 use std::{
     sync::{
         Arc, OnceLock,
@@ -18,7 +20,6 @@ use crate::{
         clock::{NodeId, Timestamp},
         protocol::replica::Swept,
         register::Register,
-        wall_clock::Reading,
     },
     storage::{
         Environment, META, WallClock,
@@ -340,7 +341,7 @@ fn the_expiry_of_a_late_row_is_published_after_the_value_before_it() {
             now_ms.load(Ordering::SeqCst)
         })
     };
-    let store = fixture.open_with(clock);
+    let store = fixture.open_in(Environment::new(clock));
     let mut subscription = watch(&store, "k");
     assert!(opened.set(store.clone()).is_ok());
     merge(&store, "k", put("1", None, 1));
@@ -379,28 +380,5 @@ fn the_tombstones_of_an_earlier_version_are_indexed_once() {
     let mut indexing = Indexing::default();
     let store = fixture.open();
     assert_eq!((indexing.step(&store), indexing.is_done()), (Ok(Turn::Now), true));
-    close(store);
-}
-
-/// Each write of a value that expires in an hour cost a turn of the worker, over all tables.
-#[test]
-fn the_worker_is_woken_for_what_expires_before_it_wakes_by_itself() {
-    let fixture = Fixture::new();
-    let reading = || Reading { wall_ms: NOW_MS, monotonic_ms: 0 };
-    let environment = Environment::simulated(
-        Box::new(reading),
-        0,
-        Arc::new(|bytes| {
-            bytes.fill(7);
-            Ok(())
-        }),
-    );
-    let store = fixture.open_in(environment);
-    let sleep_ms = WORKER_SLEEP_MAX.as_millis() as u64;
-    for (expires_in_ms, wakes) in [(3_600_000, false), (sleep_ms, false), (sleep_ms - 1, true)] {
-        merge(&store, &format!("in {expires_in_ms} ms"), put("1", Some(NOW_MS + expires_in_ms), 1));
-        let woken = store.sweeper().as_ref().expect("there is one").jobs.try_recv();
-        assert_eq!(matches!(woken, Ok(GcJob::Wake)), wakes, "{expires_in_ms}");
-    }
     close(store);
 }
