@@ -258,11 +258,11 @@ impl Task {
     async fn leading_term(&self) -> Option<u64> {
         let mut metrics = self.raft.metrics();
         loop {
-            let (state, term, applied) = {
-                let metrics = metrics.borrow_and_update();
+            let look = |metrics: &Metrics| {
                 let applied = metrics.last_applied.map(|applied| applied.leader_id.term);
                 (metrics.state, metrics.current_term, applied)
             };
+            let (state, term, applied) = look(&metrics.borrow_and_update());
             if state != ServerState::Leader {
                 return None;
             }
