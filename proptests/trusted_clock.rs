@@ -1,6 +1,8 @@
 //! Laws of the trusted time: whatever a wall clock does, it moves with the monotonic clock but for small corrections, and by a jump only once
 //! the jump has lasted, or others agree with it; and a wall clock that is right is trusted in the end.
 
+use std::collections::VecDeque;
+
 use dynarust::core::{
     clock::NodeId,
     wall_clock::{
@@ -13,6 +15,8 @@ use proptest::{collection::vec, prelude::*};
 use crate::cases;
 
 const NOW_MS: i64 = 1_763_689_000_000;
+/// More than there are while a jump lasts, at one a millisecond.
+const READINGS_MAX: usize = 100_000;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -56,8 +60,8 @@ struct Simulation {
     passed_ms: i64,
     off_millionths_ms: i64,
     slew: i64,
-    /// Readings since the wall clock was last set or had drifted away: when the first was, and how far it was off.
-    stands: (i64, i64),
+    /// The last readings: when each was, and how far the wall clock was off.
+    readings: VecDeque<(i64, i64)>,
     /// The trusted time at the last reading, as an offset.
     last_ms: i64,
     /// When a jump was last accepted, and the offset then; at first those of the start.
@@ -78,7 +82,7 @@ impl Simulation {
             passed_ms: 0,
             off_millionths_ms: 0,
             slew: 0,
-            stands: (0, 0),
+            readings: VecDeque::new(),
             last_ms: 0,
             base: (0, 0),
             before_jump_ms: Vec::new(),
@@ -122,11 +126,24 @@ impl Simulation {
         self.read()
     }
 
+    /// For how long the wall clock has stayed about where it was: of a reading and all that followed, none was further from it than a jump.
+    fn stood_ms(&self) -> i64 {
+        let (mut least_ms, mut most_ms, mut stood_ms) = (i64::MAX, i64::MIN, 0);
+        for (at_ms, off_ms) in self.readings.iter().rev() {
+            (least_ms, most_ms) = (least_ms.min(*off_ms), most_ms.max(*off_ms));
+            if [least_ms, most_ms].iter().all(|other_ms| other_ms.abs_diff(*off_ms) <= self.options.jump_ms) {
+                stood_ms = self.passed_ms - at_ms;
+            }
+        }
+        stood_ms
+    }
+
     fn read(&mut self) -> Result<(), TestCaseError> {
         let jump_ms = self.options.jump_ms as i64;
         let off_ms = self.off_ms();
-        if off_ms.abs_diff(self.stands.1) > self.options.jump_ms {
-            self.stands = (self.passed_ms, off_ms);
+        self.readings.push_back((self.passed_ms, off_ms));
+        if self.readings.len() > READINGS_MAX {
+            self.readings.pop_front();
         }
         let wall_ms = NOW_MS + self.passed_ms + off_ms;
         let reading =
@@ -137,7 +154,7 @@ impl Simulation {
             Some(ClockEvent::Accepted(by_ms)) => {
                 prop_assert_eq!(trusted_ms, off_ms, "the wall clock is trusted");
                 prop_assert_eq!(by_ms, off_ms - self.last_ms);
-                let stood_ms = self.passed_ms - self.stands.0;
+                let stood_ms = self.stood_ms();
                 let returns = self
                     .before_jump_ms
                     .iter()
