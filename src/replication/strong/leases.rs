@@ -335,8 +335,6 @@ pub fn serve(member: &Member, parts: &Parts, call: LeaseCall) -> Option<CallAnsw
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
     use crate::replication::strong::group::tests::{Alone, Pair};
 
@@ -459,7 +457,7 @@ mod tests {
         })
         .await
         .expect("it leads a majority");
-        pair.voter.0.store(false, Ordering::SeqCst);
+        pair.voter.confirm(false);
         timeout(REQUEST_MAX, async {
             while leader.leads_majority() {
                 sleep(EXPIRE_EVERY).await;

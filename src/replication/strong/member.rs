@@ -124,7 +124,7 @@ impl Member {
     pub async fn open(group: GroupId, directory: &Path, parts: Parts) -> Result<Self> {
         let Parts { store, timestamps, value_bytes_max, revisions, .. } = parts.clone();
         let log = RaftLog::open(directory, store.environment())?;
-        let mut log = log.of_group(group)?.resigned(store.node());
+        let mut log = log.of_group(group)?.of_node(store.node());
         let reader = log.get_log_reader().await;
         let machine = StateMachine::open(store.clone(), timestamps.clone(), reader, revisions)?;
         let log = log.purged_by(machine.covered())?;

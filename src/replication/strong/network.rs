@@ -173,6 +173,11 @@ impl RaftNetwork<Group> for Connection {
         rpc: AppendEntriesRequest<Group>,
         _option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<NodeId>> {
+        // What is committed is applied there. It has to stay committed if this node fails now.
+        if let Some(committed) = rpc.leader_commit {
+            let logged = self.network.machine.until_logged(committed).await;
+            logged.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
+        }
         let answer = self.say(Consensus::Append(rpc), answer_max).await;
         match answer.map_err(|error| self.failed(RPCTypes::AppendEntries, error))? {
             ConsensusAnswer::Append(answer) => Ok(answer),

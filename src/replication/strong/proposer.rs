@@ -384,8 +384,6 @@ fn answer(answers: Answers, fate: Fate) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
     use crate::core::name::TableName;
     use crate::replication::strong::{
@@ -451,7 +449,7 @@ mod tests {
     async fn a_leader_that_was_deposed_and_sent_a_snapshot_proposes_when_it_leads_again() {
         let pair = Pair::start().await;
         let leader = &pair.leader;
-        pair.voter.0.store(false, Ordering::SeqCst);
+        pair.voter.confirm(false);
         let mut metrics = leader.metrics();
         let mut waiting = Vec::new();
         for name in ["one", "two"] {

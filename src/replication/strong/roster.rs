@@ -224,7 +224,7 @@ async fn make(member: &Member, change: Change) -> std::result::Result<(), String
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, atomic::Ordering};
+    use std::sync::Arc;
 
     use openraft::CommittedLeaderId;
 
@@ -330,7 +330,7 @@ mod tests {
         let (own, other) = (pair.node.parts.store.node(), pair.other.store.node());
         let mut metrics = pair.leader.metrics();
         let configs = |metrics: &Metrics| metrics.membership_config.membership().get_joint_config().clone();
-        pair.voter.0.store(false, Ordering::SeqCst);
+        pair.voter.confirm(false);
         let removed = ChangeMembers::RemoveVoters([other].into());
         let mut change = Box::pin(pair.leader.raft.change_membership(removed, true));
         tokio::select! {
@@ -338,7 +338,7 @@ mod tests {
             begun = metrics.wait_for(|metrics| configs(metrics).len() == 2) => drop(begun.expect("openraft runs")),
         }
         drop(change);
-        pair.voter.0.store(true, Ordering::SeqCst);
+        pair.voter.confirm(true);
         let keeping = tokio::spawn(keep(Arc::downgrade(&pair.node.strong.0), Arc::downgrade(&pair.leader)));
         let settled = metrics.wait_for(|metrics| configs(metrics) == [BTreeSet::from([own])]);
         timeout(CHANGE_MAX, settled).await.expect("it is finished").expect("openraft runs");

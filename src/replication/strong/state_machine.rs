@@ -181,10 +181,10 @@ impl StateMachine {
         self.0.applying.lock().await
     }
 
-    /// The last entry that is purged from the log.
+    /// The log.
     #[cfg(test)]
-    pub fn log_is_purged_to(&self) -> Option<LogId> {
-        self.0.log.purged()
+    pub fn log(&self) -> &LogReader {
+        &self.0.log
     }
 
     /// Makes durable what was applied, and records how far. Returns the checkpoint.
@@ -221,6 +221,20 @@ impl StateMachine {
     /// The first entry of the files at the log's end that have so many bytes, or more.
     pub fn log_begins_with(&self, bytes: u64) -> u64 {
         self.0.log.begins_with(bytes)
+    }
+
+    /// Returns when an entry is durable in the log here. One that openraft takes for committed, on the leader, may not be.
+    ///
+    /// # Errors
+    /// The log's: this node cannot go on.
+    pub async fn until_logged(&self, entry: LogId) -> std::result::Result<(), StorageError> {
+        let synced = self.0.log.until_synced(entry.index).await;
+        synced.map_err(|error| StorageIOError::write_log_entry(entry, openraft::AnyError::new(&error)).into())
+    }
+
+    /// Returns when nothing more will be durable in the log until it is opened again: why. Never returns if it is closed before.
+    pub async fn until_log_fails(&self) -> Error {
+        self.0.log.until_failed().await
     }
 
     /// The last entry of the log, committed or not.
@@ -343,6 +357,10 @@ impl RaftStateMachine<Group> for StateMachine {
         I: IntoIterator<Item = LogEntry> + Send,
         I::IntoIter: Send,
     {
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        if let Some(last) = entries.last() {
+            self.until_logged(last.log_id).await?;
+        }
         let _one = self.0.applying.lock().await;
         self.0.restore().await?;
         let mut results = Vec::new();

@@ -119,8 +119,7 @@ mod tests {
         assert_eq!(node.strong.create(name()).await, Ok(true));
         node.strong.submit(put("a")).await.expect("is written");
         let member = node.strong.member().expect("it is a member");
-        let (snapshot, purged) =
-            (|| member.metrics().borrow().snapshot, || member.machine.log_is_purged_to());
+        let (snapshot, purged) = (|| member.metrics().borrow().snapshot, || member.machine.log().purged());
         assert_eq!((snapshot(), purged()), (None, None));
         compact(&member, 1_000, u64::MAX).await.expect("openraft runs");
         assert_eq!(snapshot(), None, "it is short");

@@ -1,6 +1,7 @@
 //! Watches this node's part in the group: logs who leads, and starts it again after the disk failed.
 
 use std::{
+    pin::pin,
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -17,15 +18,22 @@ const REOPEN_EVERY: Duration = Duration::from_secs(3);
 
 /// Watches until the node stops.
 pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
-    let Some(mut metrics) = member.upgrade().map(|member| member.metrics()) else { return };
+    let Some((mut metrics, machine)) =
+        member.upgrade().map(|member| (member.metrics(), member.machine.clone()))
+    else {
+        return;
+    };
+    let mut log_fails = pin!(machine.until_log_fails());
+    let mut log_failed = None;
     let mut leader = None;
     let mut leaderless_since = Some(Instant::now());
     loop {
         let now = metrics.borrow_and_update().clone();
-        if let Err(fatal) = &now.running_state {
+        let failed = now.running_state.err().map(|fatal| fatal.to_string()).or(log_failed.take());
+        if let Some(why) = failed {
             // Not where it was stopped so that the node takes part in another group.
             if let Some(group) = group.upgrade().filter(|group| !group.is_stopping() && group.has(&member)) {
-                error!(error = %fatal, "the log of the strong tables failed: it is opened again when the disk takes writes");
+                error!(error = %why, "the log of the strong tables failed: it is opened again when the disk takes writes");
                 reopen(group).await;
             }
             return;
@@ -45,9 +53,15 @@ pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
                 }
             }
         }
-        // Metrics stay as they are while there is no leader.
-        if let Ok(Err(_)) = timeout(LEADERLESS_MAX, metrics.changed()).await {
-            return;
+        tokio::select! {
+            // Metrics stay as they are while there is no leader.
+            changed = timeout(LEADERLESS_MAX, metrics.changed()) => {
+                if let Ok(Err(_)) = changed {
+                    return;
+                }
+            }
+            // A leader has told openraft of entries before they were durable, and it may notice nothing.
+            why = &mut log_fails => log_failed = Some(why.to_string()),
         }
     }
 }

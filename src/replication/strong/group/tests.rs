@@ -4,11 +4,9 @@ use std::sync::atomic::AtomicUsize;
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use openraft::{
-    CommittedLeaderId, ServerState, SnapshotMeta,
-    raft::{AppendEntriesResponse, VoteResponse},
-};
+mod pair;
 
+pub use self::pair::Pair;
 use super::*;
 use crate::{
     core::write::{Action, Condition, Write},
@@ -79,97 +77,6 @@ pub fn put(key: &str) -> Request {
     let action = Action::Put { value: Value::trusted("1".into()), expiry: None };
     let write = Write { key: Key::parse(key).expect("a key"), action, condition: Condition::Always };
     Request::Write { table: name(), writes: vec![write] }
-}
-
-/// The other voter of two: a node that votes for whoever asks, and confirms entries while it is told to.
-pub struct Voter(pub AtomicBool);
-
-impl RequestService for Voter {
-    fn call(
-        &self,
-        _: NodeId,
-        kind: RequestKind,
-        body: Vec<u8>,
-    ) -> BoxFuture<'static, std::result::Result<Vec<u8>, String>> {
-        let confirms = self.0.load(Ordering::SeqCst);
-        async move {
-            let asked = match kind {
-                RequestKind::Consensus => rpc::decode::<Envelope<Consensus>>(&body).expect("a step").body,
-                _ => return Err("it is no member".to_owned()),
-            };
-            match asked {
-                Consensus::Vote(asked) => Ok(rpc::encode(&ConsensusAnswer::Vote(VoteResponse {
-                    vote: asked.vote,
-                    vote_granted: true,
-                    last_log_id: asked.last_log_id,
-                }))),
-                Consensus::Append(_) if confirms => {
-                    Ok(rpc::encode(&ConsensusAnswer::Append(AppendEntriesResponse::Success)))
-                }
-                _ => Err("it confirms nothing for now".to_owned()),
-            }
-        }
-        .boxed()
-    }
-}
-
-/// The leader of a group of two voters, and the other one.
-pub struct Pair {
-    pub leader: Arc<Member>,
-    pub voter: Arc<Voter>,
-    pub other: TestNode,
-    pub node: Alone,
-}
-
-impl Pair {
-    pub async fn start() -> Self {
-        let other = nodes::start(0, None).await;
-        let voter = Arc::new(Voter(AtomicBool::new(true)));
-        other.replication.serve(voter.clone());
-        let node = Alone::of(nodes::start(0, Some(other.address)).await).await;
-        nodes::linked(&node.node, &other).await;
-        let directory = node.node.directory.path().join("pair");
-        let leader = Member::open(GroupId(1), &directory, node.parts.clone()).await.expect("opens");
-        let voters = [node.parts.store.node(), other.store.node()];
-        leader.initialize(voters).await.expect("starts");
-        let pair = Self { leader: Arc::new(leader), voter, other, node };
-        pair.elect().await;
-        pair
-    }
-
-    /// Has the leader be elected, and confirmed in its new term.
-    pub async fn elect(&self) {
-        self.voter.0.store(true, Ordering::SeqCst);
-        self.leader.raft.trigger().elect().await.expect("openraft runs");
-        let leads = |metrics: &Metrics| {
-            let applied = metrics.last_applied.map(|applied| applied.leader_id.term);
-            metrics.state == ServerState::Leader && applied == Some(metrics.current_term)
-        };
-        let mut metrics = self.leader.metrics();
-        timeout(REQUEST_MAX, metrics.wait_for(leads))
-            .await
-            .expect("it leads in time")
-            .expect("openraft runs");
-    }
-
-    /// The first and the last step of a snapshot up to entry 100, from the other voter as the leader of the next term.
-    pub fn snapshot(&self) -> [Consensus; 2] {
-        let metrics = self.leader.metrics().borrow().clone();
-        let (term, from) = (metrics.current_term + 1, self.other.store.node());
-        let meta = SnapshotMeta {
-            last_log_id: Some(LogId::new(CommittedLeaderId::new(term, from), 100)),
-            last_membership: (*metrics.membership_config).clone(),
-            snapshot_id: "a test".into(),
-        };
-        let vote = Vote::new_committed(term, from);
-        [Consensus::Snapshot(vote, SnapshotStep::Tables(Vec::new())), Consensus::Install(vote, meta)]
-    }
-
-    pub async fn stop(self) {
-        self.leader.stop().await;
-        self.other.replication.stop().await;
-        self.node.stop().await;
-    }
 }
 
 async fn call(node: &Alone, group: GroupId, call: Call) -> CallAnswer {
@@ -371,7 +278,7 @@ async fn entries_stay_in_the_log_until_the_record_of_the_snapshot_that_has_them_
     let held = pair.leader.machine.hold().await;
     let installing = tokio::spawn(async move { serving.serve(installs).await });
     let directory = pair.node.node.directory.path().join("pair");
-    let purged = || pair.leader.machine.log_is_purged_to().map(|purged| purged.index);
+    let purged = || pair.leader.machine.log().purged().map(|purged| purged.index);
     let early = timeout(Duration::from_millis(300), until("it is purged", || purged() == Some(100))).await;
     assert!(early.is_err(), "entries are gone that no durable record covers");
     drop(held);

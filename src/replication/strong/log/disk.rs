@@ -61,8 +61,9 @@ impl Disk {
         self.disk.write(file, bytes, at)
     }
 
+    /// What fails, and what does not.
     #[cfg(test)]
-    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
+    pub fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
         self.faults.lock().expect("no test panics here")
     }
 

@@ -3,6 +3,12 @@
 //! openraft is told that entries are durable after they are: one writer appends what waits, syncs once for all of it, and then says so.
 //! Entries are readable as soon as they are handed over, and the newest stay in memory.
 //!
+//! With one exception, so that the leader's sync and those of its followers go on at once (Ongaro's thesis, 10.2.1). openraft (0.9) sends the entries
+//! that a leader writes only when it takes them for durable, so of those it is told at once. It may then count the leader for a majority too
+//! early, and what it takes for committed counts for nothing until the leader has synced it: nothing of it is applied, told to a follower or marked
+//! before [`LogReader::until_synced`] returns. An entry that changes the members, or begins a term, is told of after its sync: what openraft
+//! decides by it does not wait.
+//!
 //! - `frame`: the bytes of an entry. `segment`: the files that hold them. `record`: the small files for state, vote and mark.
 //! - `writer`: the one thread that writes, and `trim`: how entries are removed. `disk`: writing and syncing, counted.
 //! - `view`: what readers see, and `reader`: how they read it. `recovery`: opening.
@@ -37,7 +43,7 @@ use std::{
 };
 
 use openraft::{
-    AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError,
+    AnyError, CommittedLeaderId, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
 use tokio::{
@@ -51,7 +57,7 @@ use self::{
     record::MarkFile,
     recovery::Recovered,
     view::{View, next},
-    writer::{Append, Flushed, Job, Writer},
+    writer::{Append, Flushed, Job, Synced, Writer},
 };
 pub use self::{
     frame::ENTRY_BYTES_MAX,
@@ -65,7 +71,7 @@ use super::{
 use crate::{
     core::clock::NodeId,
     error::{Error, Result},
-    storage::{Environment, Threads, engine},
+    storage::{Environment, Threads, engine, environment::wait_aside},
 };
 
 /// Jobs that wait for the writer. openraft waits for each; this leaves room for those that do not.
@@ -92,6 +98,7 @@ struct Shared {
     environment: Environment,
     disk: Disk,
     view: Mutex<View>,
+    synced: watch::Receiver<Synced>,
     /// Held shared while files are read, and alone while entries are removed from them.
     files: RwLock<()>,
     mark_failed: AtomicBool,
@@ -112,6 +119,8 @@ pub struct RaftLog {
     reader: LogReader,
     /// The last entry that is durable elsewhere; `None` if it is to be taken for granted.
     covered: Option<watch::Receiver<Option<LogId>>>,
+    /// Whose log it is; `None` if it never leads.
+    node: Option<NodeId>,
     /// Room in the queue, in bytes.
     room: Arc<Semaphore>,
     /// The queue of the writer; `None` once the log is closed.
@@ -128,16 +137,18 @@ impl RaftLog {
     pub fn open(directory: &Path, environment: &Environment) -> Result<Self> {
         let Recovered { state, view, file } = recovery::recover(directory, environment)?;
         let mark = MarkFile::open(directory)?;
+        let (synced, seen) = watch::channel(Ok(view.synced_next()));
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             salt: state.salt,
             environment: environment.clone(),
             disk: Disk::new(environment.disk()),
             view: Mutex::new(view),
+            synced: seen,
             files: RwLock::default(),
             mark_failed: AtomicBool::default(),
         });
-        let writer = Writer::new(shared.clone(), state, file, mark);
+        let writer = Writer::new(shared.clone(), state, file, mark, synced);
         let (jobs, waiting) = mpsc::channel(QUEUE_JOBS_MAX);
         let work = writer.run(waiting);
         let thread = match environment.threads() {
@@ -148,14 +159,17 @@ impl RaftLog {
             Threads::Many => Some(start_thread(work)?),
         };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Self { reader: LogReader(shared), covered: None, room, jobs: Some(jobs), thread })
+        Ok(Self { reader: LogReader(shared), covered: None, node: None, room, jobs: Some(jobs), thread })
     }
 
-    /// Has a node that led when it stopped come back as one that stood for election. openraft (0.9) would lead on in the same term, and take the
+    /// Names the node whose log it is.
+    ///
+    /// One that led when it stopped comes back as one that stood for election. openraft (0.9) would lead on in the same term, and take the
     /// entries that it has applied for all there are. The log may have more, which may have been answered: only an entry of a new term, behind
     /// them, shows that they are applied.
     #[must_use]
-    pub fn resigned(self, node: NodeId) -> Self {
+    pub fn of_node(mut self, node: NodeId) -> Self {
+        self.node = Some(node);
         if let Some(vote) = &mut self.reader.0.view().vote
             && vote.leader_id().voted_for() == Some(node)
         {
@@ -217,17 +231,31 @@ impl RaftLog {
         }
     }
 
-    /// Hands entries over: they are readable on return, and durable when `flushed` is told so.
+    /// Whether openraft need not wait until these entries are durable: this node writes them as the leader, and they change nothing that openraft
+    /// decides by.
+    fn may_sync_later(&self, entries: &[LogEntry]) -> bool {
+        let (Some(node), Some(vote)) = (self.node, self.reader.0.view().vote) else { return false };
+        let leader = CommittedLeaderId::new(vote.leader_id().term, node);
+        vote == Vote::new_committed(leader.term, node)
+            && entries.iter().all(|entry| {
+                entry.log_id.leader_id == leader && matches!(entry.payload, EntryPayload::Normal(_))
+            })
+    }
+
+    /// Hands entries over: they are readable on return, and durable when `flushed` is told so. Without it, all that follows fails if they cannot be
+    /// written.
     ///
     /// # Errors
     /// `TooLarge`; `Io` if they do not follow the last entry, or the writer has stopped. `flushed` is not told then.
-    async fn submit(&mut self, mut entries: Vec<LogEntry>, flushed: Flushed) -> Result<()> {
+    async fn submit(&mut self, mut entries: Vec<LogEntry>, flushed: Option<Flushed>) -> Result<()> {
         // A durable snapshot has what is purged.
         let purged_next = next(self.reader.0.view().purged);
         entries.retain(|entry| entry.log_id.index >= purged_next);
         let frames = entries.iter().map(Frame::new).collect::<Result<Vec<_>>>()?;
         let Some(first) = entries.first().map(|entry| entry.log_id) else {
-            flushed(Ok(()));
+            if let Some(flushed) = flushed {
+                flushed(Ok(()));
+            }
             return Ok(());
         };
         let bytes = frames.iter().map(Frame::bytes).sum::<usize>().min(QUEUE_BYTES_MAX);
@@ -267,7 +295,7 @@ impl Drop for RaftLog {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
             // A panic was reported when it happened.
-            let _ = thread.join();
+            let _ = wait_aside(|| thread.join());
         }
     }
 }
@@ -340,12 +368,17 @@ impl RaftLogStorage<Group> for RaftLog {
     {
         let entries: Vec<_> = entries.into_iter().collect();
         for entry in &entries {
-            if let openraft::EntryPayload::Normal(entry) = &entry.payload {
+            if let EntryPayload::Normal(entry) = &entry.payload {
                 entry.proposal.note_appended();
             }
         }
+        if self.may_sync_later(&entries) {
+            self.submit(entries, None).await.map_err(|e| writing(&e))?;
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        }
         let flushed = Box::new(|result: io::Result<()>| callback.log_io_completed(result));
-        self.submit(entries, flushed).await.map_err(|e| writing(&e))
+        self.submit(entries, Some(flushed)).await.map_err(|e| writing(&e))
     }
 
     async fn truncate(&mut self, log_id: LogId) -> std::result::Result<(), StorageError> {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Debug,
+    future::pending,
     ops::{Bound, RangeBounds},
     sync::{Arc, PoisonError},
 };
@@ -9,8 +10,9 @@ use std::{
 use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
 
 use super::{
-    Shared, segment,
+    Shared, segment, stopped,
     view::{Place, next},
+    writer::Synced,
 };
 use crate::{
     error::{Error, Result},
@@ -63,9 +65,50 @@ impl LogReader {
         self.0.view().last
     }
 
+    /// Returns when an entry is durable here.
+    ///
+    /// # Errors
+    /// Why it will not be: those of the disk, or `Io` if the log is closed.
+    pub async fn until_synced(&self, index: u64) -> Result<()> {
+        let is_over = |synced: &Synced| synced.as_ref().map_or(true, |next| *next > index);
+        let mut synced = self.0.synced.clone();
+        let shown = synced.wait_for(is_over).await.map(|synced| synced.clone());
+        shown.unwrap_or_else(|_| Err(stopped())).map(drop)
+    }
+
+    /// Returns when no more entries will be durable until the log is opened again: why. Never returns if it is closed before.
+    pub async fn until_failed(&self) -> Error {
+        let mut synced = self.0.synced.clone();
+        let shown = synced.wait_for(Synced::is_err).await.map(|synced| synced.clone());
+        match shown.ok().and_then(Result::err) {
+            Some(why) => why,
+            None => pending().await,
+        }
+    }
+
     /// The last entry that was purged.
     pub fn purged(&self) -> Option<LogId> {
         self.0.view().purged
+    }
+
+    /// The last committed entry, as far as openraft said.
+    #[cfg(test)]
+    pub fn committed(&self) -> Option<LogId> {
+        self.0.view().committed
+    }
+
+    /// Has the next sync wait until what is returned is dropped.
+    #[cfg(test)]
+    pub fn hold_sync(&self) -> std::sync::mpsc::Sender<()> {
+        let (gate, closed) = std::sync::mpsc::channel();
+        self.0.disk.faults().sync_waits = Some(closed);
+        gate
+    }
+
+    /// Has the disk take no longer writes than this.
+    #[cfg(test)]
+    pub fn has_room(&self, bytes: usize) {
+        self.0.disk.faults().room = Some(bytes);
     }
 
     /// Entries of a range, as far as the log has them. Those beyond `bytes_max` may be left out, but never the first.

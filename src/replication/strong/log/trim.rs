@@ -44,7 +44,8 @@ impl Writer {
         let later = kept.split_off(kept.partition_point(|segment| segment.first <= index).max(1));
         let newest = kept.last_mut().expect("the log begins at or before the index");
         newest.truncate(index);
-        self.cut(index, newest)?;
+        let lowered = Mark { synced_next: index, committed: shared.view().committed.min(last) };
+        self.cut(&lowered, newest)?;
         let mut view = shared.view();
         view.segments = kept;
         view.cache.truncate(index);
@@ -107,13 +108,12 @@ impl Writer {
         engine::sync_directory(&self.shared.directory)
     }
 
-    /// Ends the log before `index`, which is or would be in this segment.
-    fn cut(&mut self, index: u64, newest: &Segment) -> Result<()> {
+    /// Ends the log as a mark has it, in this segment.
+    fn cut(&mut self, lowered: &Mark, newest: &Segment) -> Result<()> {
         let path = segment::path(&self.shared.directory, newest.first);
-        let lowered = Mark { synced_next: index, committed: self.shared.view().committed };
-        self.mark.write(&lowered).and_then(|()| self.mark.sync()).map_err(|e| writing(&path, &e))?;
+        self.mark.write(lowered).and_then(|()| self.mark.sync()).map_err(|e| writing(&path, &e))?;
         let file = segment::open(&self.shared.directory, newest.first)?;
-        self.write_state(State { newest: newest.first, cut: Some(index), ..self.state })?;
+        self.write_state(State { newest: newest.first, cut: Some(lowered.synced_next), ..self.state })?;
         file.set_len(newest.bytes).and_then(|()| file.sync_all()).map_err(|e| writing(&path, &e))?;
         self.write_state(State { cut: None, ..self.state })?;
         self.file = file;

@@ -2,7 +2,8 @@
 //! acknowledged.
 //!
 //! A group that cannot be written is cut off again and its appends fail; the next may succeed, as when there is room again. After a failed
-//! sync, or a failed change of the files, nobody knows what is on the disk: everything fails until the log is opened again.
+//! sync, or a failed change of the files, nobody knows what is on the disk: everything fails until the log is opened again. So it does
+//! after a failed append that openraft takes for durable already. It may not notice by itself: `watch` has the log opened again.
 
 use std::{
     fs::File,
@@ -11,7 +12,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::error;
 
 use super::{
@@ -33,14 +34,17 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Told once whether the entries are durable.
 pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
 
+/// The index after the last entry that is durable, or why no more will be.
+pub type Synced = Result<u64>;
+
 /// Entries to append.
 pub struct Append {
     /// The entries, in order, not empty.
     pub frames: Vec<Frame>,
     /// Whether the log is empty and may begin with any index.
     pub begins: bool,
-    /// Told once whether they are durable.
-    pub flushed: Flushed,
+    /// Told once whether they are durable; `None` if openraft takes them for it already.
+    pub flushed: Option<Flushed>,
     /// What they take of the queue.
     pub room: Option<OwnedSemaphorePermit>,
 }
@@ -69,6 +73,7 @@ pub struct Writer {
     /// Why nothing can be written until the log is opened again.
     failed: Option<Error>,
     group: Group,
+    synced: watch::Sender<Synced>,
 }
 
 /// Frames that are written next.
@@ -78,13 +83,19 @@ struct Group {
     /// The id and the length of each frame.
     frames: Vec<(LogId, usize)>,
     /// Who waits for the last of them.
-    waiting: Vec<(Flushed, Option<OwnedSemaphorePermit>)>,
+    waiting: Vec<(Option<Flushed>, Option<OwnedSemaphorePermit>)>,
 }
 
 impl Writer {
     /// A writer that continues the newest segment.
-    pub fn new(shared: Arc<Shared>, state: State, file: File, mark: MarkFile) -> Self {
-        Self { shared, state, file, mark, failed: None, group: Group::default() }
+    pub fn new(
+        shared: Arc<Shared>,
+        state: State,
+        file: File,
+        mark: MarkFile,
+        synced: watch::Sender<Synced>,
+    ) -> Self {
+        Self { shared, state, file, mark, failed: None, group: Group::default(), synced }
     }
 
     /// Works until nobody can ask for anything any more.
@@ -111,12 +122,16 @@ impl Writer {
                 Job::Truncate(index, reply) => {
                     self.flush().await;
                     let truncated = self.check().and_then(|()| self.truncate(index));
-                    answer(reply, self.fail_if_err(truncated));
+                    let truncated = self.fail_if_err(truncated);
+                    self.show_synced();
+                    answer(reply, truncated);
                 }
                 Job::Purge(upto, reply) => {
                     self.flush().await;
                     let purged = self.check().and_then(|()| self.purge(upto));
-                    answer(reply, self.fail_if_err(purged));
+                    let purged = self.fail_if_err(purged);
+                    self.show_synced();
+                    answer(reply, purged);
                 }
                 Job::Committed => {
                     self.flush().await;
@@ -147,17 +162,17 @@ impl Writer {
     }
 
     fn fail_if_err(&mut self, done: Result<()>) -> Result<()> {
-        if let Err(why) = &done
-            && self.failed.is_none()
-        {
-            self.fail(why.clone());
+        if let Err(why) = &done {
+            self.fail(why);
         }
         done
     }
 
-    fn fail(&mut self, why: Error) {
-        error!(%why, "the Raft log cannot be written until it is opened again");
-        self.failed = Some(why);
+    fn fail(&mut self, why: &Error) {
+        if self.failed.is_none() {
+            error!(%why, "the Raft log cannot be written until it is opened again");
+            self.failed = Some(why.clone());
+        }
     }
 
     fn save_vote(&self, vote: &Vote) -> Result<()> {
@@ -171,10 +186,14 @@ impl Writer {
             Ok(()) => self.group.waiting.push((append.flushed, append.room)),
             Err(why) => {
                 self.flush().await;
+                if append.flushed.is_none() {
+                    self.fail(&why);
+                }
                 if self.failed.is_some() {
                     self.shared.view().forget_unsynced();
                 }
-                (append.flushed)(Err(to_io(&why)));
+                self.show_synced();
+                tell(append.flushed, Err(&why));
             }
         }
     }
@@ -228,14 +247,25 @@ impl Writer {
             true => Ok(()),
             false => self.write_group(&group.bytes, &group.frames).await,
         };
-        for (tell, room) in group.waiting {
-            tell(flushed.clone().map_err(|why| to_io(&why)));
+        if let Err(why) = &flushed
+            && group.waiting.iter().any(|(waiting, _)| waiting.is_none())
+        {
+            self.fail(why);
+        }
+        self.show_synced();
+        for (waiting, room) in group.waiting {
+            tell(waiting, flushed.as_ref().copied());
             drop(room);
         }
         // The allocation is kept for the next group, unless one long entry made it large.
         self.group.bytes = group.bytes;
         self.group.bytes.clear();
         self.group.bytes.shrink_to(GROUP_BYTES_MAX);
+    }
+
+    fn show_synced(&self) {
+        let synced = self.check().map(|()| self.shared.view().synced_next());
+        self.synced.send_if_modified(|shown| std::mem::replace(shown, synced.clone()) != synced);
     }
 
     async fn write_group(&mut self, bytes: &[u8], frames: &[(LogId, usize)]) -> Result<()> {
@@ -279,7 +309,7 @@ impl Writer {
         if let Err(e) = self.shared.disk.write(&self.file, bytes, end) {
             let why = writing(&path, &e);
             if let Err(e) = self.file.set_len(end) {
-                self.fail(writing(&path, &e));
+                self.fail(&writing(&path, &e));
             }
             return Err(why);
         }
@@ -288,7 +318,7 @@ impl Writer {
             let cut = self.file.set_len(end).and_then(|()| self.file.sync_all());
             let cut = cut.err().map_or(String::new(), |e| format!(", nor cut off again: {e}"));
             let why = Error::Io(format!("{} could not be synced: {e}{cut}", path.display()));
-            self.fail(why.clone());
+            self.fail(&why);
             return Err(why);
         }
         Ok(())
@@ -301,7 +331,7 @@ impl Writer {
     /// Writes the mark. A failure costs no more than a check at the next start.
     fn write_mark(&self) {
         let view = self.shared.view();
-        let mark = Mark { synced_next: view.synced_next(), committed: view.committed };
+        let mark = Mark { synced_next: view.synced_next(), committed: view.committed.min(view.synced) };
         drop(view);
         if let Err(e) = self.mark.write(&mark)
             && !self.shared.mark_failed.swap(true, Ordering::Relaxed)
@@ -318,6 +348,13 @@ pub fn writing(path: &Path, error: &io::Error) -> Error {
             Error::StorageFull(format!("writing {}: {error}", path.display()))
         }
         _ => Error::io(format_args!("writing {}", path.display()), error),
+    }
+}
+
+/// Tells who waits, if anybody does, whether the entries are durable.
+fn tell(waiting: Option<Flushed>, flushed: std::result::Result<(), &Error>) {
+    if let Some(waiting) = waiting {
+        waiting(flushed.map_err(to_io));
     }
 }
 

@@ -37,7 +37,7 @@ async fn appends_that_wait_share_a_sync() {
         let told = told.clone();
         let done =
             Box::new(move |result: std::io::Result<()>| told.send((index, result.is_ok())).expect("heard"));
-        log.submit(vec![blank(1, index)], done).await.expect("handed over");
+        log.submit(vec![blank(1, index)], Some(done)).await.expect("handed over");
         assert_eq!(
             log.get_log_state().await.expect("known").last_log_id,
             Some(id(1, index)),
@@ -82,7 +82,9 @@ async fn a_full_disk_refuses_an_append_and_keeps_nothing_of_it() {
         log.reader.0.disk.faults.lock().expect("whole").room = Some(room);
         let (told, flushed) = mpsc::channel();
         let tell = move |result: std::io::Result<()>| told.send(result).expect("heard");
-        log.submit(vec![sized(1, 1, 500), sized(1, 2, 500)], Box::new(tell)).await.expect("handed over");
+        log.submit(vec![sized(1, 1, 500), sized(1, 2, 500)], Some(Box::new(tell)))
+            .await
+            .expect("handed over");
         let refused = flushed.recv_timeout(DEADLINE).expect("an answer").expect_err("the disk is full");
         assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull, "{refused}");
         assert_eq!(fs::metadata(fixture.segment(0)).expect("there").len(), length);
@@ -104,7 +106,7 @@ async fn an_append_behind_a_failed_one_fails_too() {
         let (told, flushed) = mpsc::channel();
         let frames = vec![Frame::new(&blank(1, index)).expect("short")];
         let tell = Box::new(move |result: std::io::Result<()>| told.send(result.is_ok()).expect("heard"));
-        (Job::Append(Append { frames, begins: false, flushed: tell, room: None }), flushed)
+        (Job::Append(Append { frames, begins: false, flushed: Some(tell), room: None }), flushed)
     };
     let ((gap, refused), (next, written)) = (job(2), job(1));
     for job in [gap, next] {

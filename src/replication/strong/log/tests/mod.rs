@@ -1,6 +1,7 @@
 //! What the log keeps over restarts, crashes, damage and full disks.
 
 mod appending;
+mod leading;
 mod opening;
 mod removing;
 
@@ -16,6 +17,7 @@ use openraft::{
     storage::{RaftLogStorage, RaftLogStorageExt},
 };
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::{
     Append, Frame, Job, RaftLog, frame,
