@@ -26,6 +26,7 @@ pub struct SimulatedDisk {
     /// What files do not hold yet.
     unsynced: Mutex<Vec<Write>>,
     random: Mutex<Random>,
+    is_slow: bool,
 }
 
 #[derive(Debug)]
@@ -36,8 +37,9 @@ struct Write {
 }
 
 impl SimulatedDisk {
-    pub fn new(seed: u64) -> Self {
-        Self { unsynced: Mutex::default(), random: Mutex::new(Random::new(seed)) }
+    /// `is_slow`: each sync takes long, not only one now and then.
+    pub fn new(seed: u64, is_slow: bool) -> Self {
+        Self { unsynced: Mutex::default(), random: Mutex::new(Random::new(seed)), is_slow }
     }
 
     /// What a crash loses now, in bytes.
@@ -51,7 +53,7 @@ impl SimulatedDisk {
 
     fn sync_time(&self) -> Duration {
         let mut random = self.random.lock().expect("nobody panics with it");
-        let range = if random.one_in(SLOW_ONE_IN) { SLOW_SYNC_MS } else { SYNC_MS };
+        let range = if self.is_slow || random.one_in(SLOW_ONE_IN) { SLOW_SYNC_MS } else { SYNC_MS };
         Duration::from_millis(random.below(range))
     }
 }

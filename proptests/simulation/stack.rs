@@ -67,6 +67,8 @@ pub struct Host {
     pub clock: Arc<AtomicU64>,
     /// Whether a crash loses what was not synced, as a power cut does.
     pub loses_unsynced: bool,
+    /// Whether the syncs of its log take long.
+    pub has_slow_disk: bool,
     lives: Cell<u64>,
     stop: RefCell<Rc<Notify>>,
     node: RefCell<Weak<Node>>,
@@ -90,10 +92,11 @@ impl Host {
             data,
             clock,
             loses_unsynced: false,
+            has_slow_disk: false,
             lives: Cell::new(0),
             stop: RefCell::default(),
             node: RefCell::default(),
-            disk: RefCell::new(Arc::new(SimulatedDisk::new(seed))),
+            disk: RefCell::new(Arc::new(SimulatedDisk::new(seed, false))),
         }
     }
 
@@ -206,7 +209,8 @@ impl Host {
         if !self.loses_unsynced {
             return environment;
         }
-        let disk = Arc::new(SimulatedDisk::new(self.seed ^ (self.index as u64) << 32 ^ life << 40));
+        let seed = self.seed ^ (self.index as u64) << 32 ^ life << 40;
+        let disk = Arc::new(SimulatedDisk::new(seed, self.has_slow_disk));
         self.disk.replace(disk.clone());
         environment.with_disk(disk)
     }

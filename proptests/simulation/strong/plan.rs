@@ -63,6 +63,8 @@ pub struct Plan {
     pub clients: usize,
     /// Keys in use at once.
     pub keys: usize,
+    /// Whose syncs all take long. A leader's entries are on other disks before they are on such a one.
+    pub slow_disks: Vec<bool>,
 }
 
 /// When trouble begins: time enough for the cluster to be whole and the table to be made.
@@ -114,6 +116,7 @@ impl Plan {
             rest_max: milliseconds(&mut random, 10..150),
             clients: 3 + random.index(3),
             keys: 1 + random.index(3),
+            slow_disks: (0..nodes).map(|_| random.one_in(3)).collect(),
         }
     }
 

@@ -137,6 +137,7 @@ fn host(
     host.skew_ms = plan.skews_ms[index];
     host.begins_after = plan.begins[index];
     host.loses_unsynced = true;
+    host.has_slow_disk = plan.slow_disks[index];
     // The first found a cluster; the others know it, and one more.
     host.join = (0..index.min(2)).map(|other| format!("{}:{PORT}", name(other))).collect();
     Rc::new(host)
