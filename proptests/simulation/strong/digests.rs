@@ -40,7 +40,7 @@ impl Digests {
         Ok(())
     }
 
-    /// Whoever is so far behind may be sent a snapshot. Its rows may be newer than its index, up to what the sender had applied: it is looked at again
+    /// Whoever is so far behind may be sent a snapshot, and who is new may have been sent one before it is seen. Its rows may be newer than its index, up to what the sender had applied: it is looked at again
     /// beyond that.
     fn look_for_snapshots(&mut self, hosts: &[Rc<Host>]) {
         let views = hosts.iter().filter_map(|host| Some((host.index, host.node()?.cluster().strong?)));
@@ -48,10 +48,10 @@ impl Digests {
         let seen = self.seen.last_key_value().map(|(index, _)| *index);
         let last = views.iter().map(|(_, view)| view.applied_index).chain(seen).max().unwrap_or(0);
         for (node, view) in views {
-            let before = self.sent.insert(node, view.snapshots).unwrap_or(0);
+            let before = self.sent.insert(node, view.snapshots);
             // It counts from its start.
-            self.snapshots += view.snapshots.checked_sub(before).unwrap_or(view.snapshots);
-            if view.applied_index + STRONG_LOG_ENTRIES / 2 <= last {
+            self.snapshots += view.snapshots.checked_sub(before.unwrap_or(0)).unwrap_or(view.snapshots);
+            if before.is_none() || view.applied_index + STRONG_LOG_ENTRIES / 2 <= last {
                 self.applied.insert(node, last + STRONG_LOG_ENTRIES);
             }
         }
