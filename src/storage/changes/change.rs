@@ -1,9 +1,14 @@
 //! Changes of a key's visible value, their positions in the stream, and what a subscriber can ask for.
 
-use std::{collections::HashSet, fmt, sync::OnceLock};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::OnceLock,
+};
 
 use bytes::Bytes;
 
+use super::prefixes::Prefixes;
 use crate::core::{
     clock::Timestamp,
     json::Value,
@@ -158,23 +163,30 @@ impl Topic {
 pub struct Wanted<'a> {
     all: bool,
     keys: HashSet<(&'a TableName, &'a Key)>,
-    prefixes: Vec<(&'a TableName, &'a str)>,
+    prefixes: HashMap<&'a TableName, Prefixes<()>>,
 }
 
 impl<'a> Wanted<'a> {
     /// What these topics include.
     pub fn of(topics: &'a [Topic]) -> Self {
+        let mut prefixes: HashMap<_, Prefixes<()>> = HashMap::new();
+        for (table, prefix) in topics.iter().filter_map(Topic::as_prefix) {
+            prefixes.entry(table).or_default().entry(prefix);
+        }
         Self {
             all: topics.contains(&Topic::All),
             keys: topics.iter().filter_map(Topic::as_key).collect(),
-            prefixes: topics.iter().filter_map(Topic::as_prefix).collect(),
+            prefixes,
         }
     }
 
     /// Whether a key is among it.
     pub fn has(&self, table: &TableName, key: &Key) -> bool {
-        let has_prefix = |(of, prefix): &(&TableName, &str)| *of == table && key.as_str().starts_with(prefix);
-        self.all || self.keys.contains(&(table, key)) || self.prefixes.iter().any(has_prefix)
+        let has_prefix = || {
+            let prefixes = self.prefixes.get(table);
+            prefixes.is_some_and(|prefixes| prefixes.of_key(key.as_str()).next().is_some())
+        };
+        self.all || self.keys.contains(&(table, key)) || has_prefix()
     }
 }
 

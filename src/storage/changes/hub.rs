@@ -10,13 +10,14 @@
 //! then a subscriber's queue.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
     change::{Cursor, Gone, Topic, Wanted},
     entry::{LoggedChange, NewChange},
+    prefixes::Prefixes,
     queue::{Queue, Subscriber},
     wakeups::{Round, Wakeups},
 };
@@ -39,8 +40,6 @@ pub const REPLAY_MAX: usize = 16_384;
 
 /// Subscribers, by id.
 type Subscribers = BTreeMap<u64, Arc<Subscriber>>;
-/// Subscribers of prefixes of one table, by subscriber id and index of the topic.
-type Prefixes = BTreeMap<(u64, usize), (String, Arc<Subscriber>)>;
 
 /// Takes changes in and finds their subscribers.
 pub struct Hub {
@@ -70,7 +69,7 @@ pub(super) struct State {
     /// Whether anybody came with a foreign cursor in this epoch.
     foreign_cursor: bool,
     pub(super) keys: HashMap<TableName, HashMap<Key, Subscribers>>,
-    pub(super) prefixes: HashMap<TableName, Prefixes>,
+    pub(super) prefixes: HashMap<TableName, Prefixes<Subscribers>>,
     /// Those of all tables.
     pub(super) all: Subscribers,
     next_id: u64,
@@ -144,7 +143,7 @@ impl Hub {
         state.next_id += 1;
         state.subscribers.insert(id, subscriber.clone());
         self.counters.subscriptions.increment();
-        for (index, topic) in topics.iter().enumerate() {
+        for topic in topics {
             match topic {
                 Topic::Key(table, key) => {
                     let keys = state.keys.entry(table.clone()).or_default();
@@ -152,7 +151,7 @@ impl Hub {
                 }
                 Topic::Prefix(table, prefix) => {
                     let prefixes = state.prefixes.entry(table.clone()).or_default();
-                    prefixes.insert((id, index), (prefix.clone(), subscriber.clone()));
+                    prefixes.entry(prefix).insert(id, subscriber.clone());
                 }
                 Topic::All => {
                     state.all.insert(id, subscriber.clone());
@@ -167,17 +166,10 @@ impl Hub {
         let mut state = self.lock();
         state.subscribers.remove(&id);
         self.counters.subscriptions.decrement();
-        for (index, topic) in topics.iter().enumerate() {
+        for topic in topics {
             match topic {
                 Topic::Key(table, key) => state.leave_key(id, table, key),
-                Topic::Prefix(table, _) => {
-                    if let Entry::Occupied(mut prefixes) = state.prefixes.entry(table.clone()) {
-                        prefixes.get_mut().remove(&(id, index));
-                        if prefixes.get().is_empty() {
-                            prefixes.remove();
-                        }
-                    }
-                }
+                Topic::Prefix(table, prefix) => state.leave_prefix(id, table, prefix),
                 Topic::All => {
                     state.all.remove(&id);
                 }
@@ -328,11 +320,9 @@ impl State {
     /// The subscribers of a key. One may appear twice.
     fn followers<'a>(&'a self, table: &TableName, key: &'a Key) -> impl Iterator<Item = &'a Arc<Subscriber>> {
         let of_key = self.keys.get(table).and_then(|keys| keys.get(key));
-        let of_prefix = self.prefixes.get(table).into_iter().flat_map(BTreeMap::values);
-        let of_prefix = of_prefix
-            .filter(|(prefix, _)| key.as_str().starts_with(prefix.as_str()))
-            .map(|(_, subscriber)| subscriber);
-        of_key.into_iter().flat_map(BTreeMap::values).chain(of_prefix).chain(self.all.values())
+        let of_prefix =
+            self.prefixes.get(table).into_iter().flat_map(|prefixes| prefixes.of_key(key.as_str()));
+        of_key.into_iter().chain(of_prefix).flat_map(BTreeMap::values).chain(self.all.values())
     }
 
     fn publish(&mut self, counters: &Counters, rooted_ms: u64, mut new_change: NewChange) {
@@ -379,6 +369,19 @@ impl State {
         }
         if keys.is_empty() {
             self.keys.remove(table);
+        }
+    }
+
+    fn leave_prefix(&mut self, id: u64, table: &TableName, prefix: &str) {
+        let Some(prefixes) = self.prefixes.get_mut(table) else { return };
+        if let Some(subscribers) = prefixes.get_mut(prefix) {
+            subscribers.remove(&id);
+            if subscribers.is_empty() {
+                prefixes.remove(prefix);
+            }
+        }
+        if prefixes.is_empty() {
+            self.prefixes.remove(table);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod change;
 pub mod delivery;
 pub(super) mod entry;
 pub mod hub;
+mod prefixes;
 pub(super) mod pump;
 pub mod queue;
 mod snapshot;

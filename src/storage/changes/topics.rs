@@ -21,8 +21,8 @@ impl Hub {
             }
         }
         for (table, prefixes) in &state.prefixes {
-            for (prefix, _) in prefixes.values() {
-                *counts.entry(Topic::Prefix(table.clone(), prefix.clone())).or_default() += 1;
+            for (prefix, subscribers) in prefixes.iter() {
+                counts.insert(Topic::Prefix(table.clone(), prefix.to_owned()), subscribers.len() as u64);
             }
         }
         drop(state);
