@@ -16,9 +16,41 @@ use crate::{
     storage::{META, Store, WallClock, changes::pump, engine::Feed, open},
 };
 
-/// Why no table can be made.
-fn full(tables_max: usize) -> String {
-    format!("this node is at its limit of {tables_max} tables: use one of them, or raise --max-tables")
+/// What keeps another table from being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// There are so many, as many as there may be.
+    Tables(usize),
+    /// The engine's list of them is as long as it keeps safely.
+    Names,
+}
+
+impl Limit {
+    /// As an error for whoever asked for one.
+    fn refused(self) -> Error {
+        Error::TooMany(match self {
+            Self::Tables(tables_max) => {
+                format!("this node is at its limit of {tables_max} tables: use one of them, or raise --max-tables")
+            }
+            Self::Names => "the names of this node's tables are together as long as its database keeps safely: use one of them, or empty \
+                            tables. Shorter names leave room for more"
+                .into(),
+        })
+    }
+
+    /// As an error for rows that another node has accepted.
+    fn refused_to_peer(self, name: &TableName) -> Error {
+        Error::TooMany(match self {
+            Self::Tables(tables_max) => format!(
+                "this node has its {tables_max} tables, and peers have rows of one more, {name}: it takes no rows of peers until there is \
+                 room. Raise --max-tables on it, to what the other nodes have"
+            ),
+            Self::Names => format!(
+                "the names of this node's tables are together as long as its database keeps safely, and peers have rows of one more, {name}: \
+                 it takes no rows of peers until there is room. Empty tables; shorter names leave room for more"
+            ),
+        })
+    }
 }
 
 impl Store {
@@ -48,17 +80,12 @@ impl Store {
     }
 
     pub(in crate::storage) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_or_else(name, full)
+        self.table_or_else(name, Limit::refused)
     }
 
     /// Like `table_or_new`, for rows that another node has accepted.
     pub(in crate::storage) fn table_of_peer(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_or_else(name, |tables_max| {
-            format!(
-                "this node has its {tables_max} tables, and peers have rows of one more, {name}: it takes no rows of peers until there is \
-                 room. Raise --max-tables on it, to what the other nodes have"
-            )
-        })
+        self.table_or_else(name, |limit| limit.refused_to_peer(name))
     }
 
     /// Checks that another strong table may be made, beside `more` that are about to be. Strong tables count before they have rows.
@@ -68,16 +95,29 @@ impl Store {
     pub fn check_room_for_strong(&self, more: usize) -> Result<()> {
         let (tables, strong) = (self.read_tables(), self.strong_tables());
         let empty = strong.iter().filter(|name| !tables.contains_key(name)).count();
-        let tables_max = self.0.options.tables_max;
-        if tables.len() + empty + more < tables_max { Ok(()) } else { Err(Error::TooMany(full(tables_max))) }
+        match self.limit(tables.len(), empty + more)? {
+            None => Ok(()),
+            Some(limit) => Err(limit.refused()),
+        }
     }
 
     /// Whether another table may be made.
     pub fn has_room_for_tables(&self) -> bool {
-        self.read_tables().len() < self.0.options.tables_max
+        let tables = self.read_tables().len();
+        matches!(self.limit(tables, 0), Ok(None))
     }
 
-    fn table_or_else(&self, name: &TableName, full: impl FnOnce(usize) -> String) -> Result<Arc<Table>> {
+    /// What keeps another table from being made, where there are some with trees, and `more` without.
+    fn limit(&self, tables: usize, more: usize) -> Result<Option<Limit>> {
+        let tables_max = self.0.options.tables_max;
+        if tables + more >= tables_max {
+            return Ok(Some(Limit::Tables(tables_max)));
+        }
+        let has_room = self.with_engine(|engine| Ok(Trees::have_room(engine, more + 1)))?;
+        Ok((!has_room).then_some(Limit::Names))
+    }
+
+    fn table_or_else(&self, name: &TableName, refused: impl FnOnce(Limit) -> Error) -> Result<Arc<Table>> {
         if let Some(table) = self.table(name) {
             return Ok(table);
         }
@@ -89,10 +129,11 @@ impl Store {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
-        let tables_max = self.0.options.tables_max;
         // What is committed to a strong table has to be applied: its leader asked for room when it was made.
-        if tables.len() >= tables_max && !self.is_strong(name) {
-            return Err(Error::TooMany(full(tables_max)));
+        if !self.is_strong(name)
+            && let Some(limit) = self.limit(tables.len(), 0)?
+        {
+            return Err(refused(limit));
         }
         let table = self.open_table(name.clone())?;
         table.count()?;
@@ -229,12 +270,15 @@ mod tests {
 
     use crate::{
         core::{name::TableName, protocol::replica::Swept},
+        error::Error,
         storage::{
             Store,
             changes::{
                 change::{Effect, Gone, Topic},
                 subscription::Start,
             },
+            engine::Engine,
+            table::trees::Trees,
             tests::{
                 Fixture, NOW_MS, close, effect, key, next, put, timestamp, wait_until, within_the_deadline,
             },
@@ -272,6 +316,42 @@ mod tests {
         close(store);
         let store = fixture.open();
         assert_eq!(store.tables().len(), 0, "none is left on the disk");
+        close(store);
+    }
+
+    /// The engine keeps its list of trees in one page, and a page that is too long goes to a file that is never synced: with 3,600 tables of long names
+    /// a power cut would have taken all of them.
+    #[test]
+    fn no_table_is_made_whose_name_would_make_the_list_of_trees_too_long() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.merge(&name("first"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
+        store.make_strong(&name("strong")).expect("makes");
+        let fill = |engine: &Engine| {
+            let mut names = (0..).map(|number| format!("{number:08000}"));
+            while Trees::have_room(engine, 1) {
+                engine.tree(&names.next().expect("there is always another"))?;
+            }
+            Ok(())
+        };
+        store.with_engine(fill).expect("fills");
+        let refused = store.merge(&name("second"), &key("k"), |_| Ok(put("1", None, 1)));
+        assert!(matches!(&refused, Err(Error::TooMany(why)) if why.contains("names")), "{refused:?}");
+        let refused = store.table_of_peer(&name("second")).map(drop);
+        assert!(matches!(&refused, Err(Error::TooMany(why)) if why.contains("peers")), "{refused:?}");
+        assert!(store.check_room_for_strong(0).is_err() && !store.has_room_for_tables());
+        store.merge(&name("first"), &key("l"), |_| Ok(put("1", None, 1))).expect("it is there");
+        store.merge(&name("strong"), &key("l"), |_| Ok(put("1", None, 1))).expect("its leader had it made");
+        let blobs = fixture.data().join("blobs");
+        let count = || std::fs::read_dir(&blobs).expect("sled makes it").count();
+        assert_eq!(count(), 0, "all is synced");
+        // The limit is that of the engine: it is not reached long before.
+        let beyond = |engine: &Engine| {
+            let trees = (0..16).map(|number| engine.tree(&format!("beyond{number:08000}")).map(drop));
+            trees.collect::<crate::error::Result<Vec<()>>>()
+        };
+        store.with_engine(beyond).expect("sled takes them");
+        assert!(count() > 0, "what this test is about happens no more");
         close(store);
     }
 

@@ -11,11 +11,16 @@ use std::{
 
 use tracing::debug;
 
-use super::{Engine, Tree, translate, tree};
+use super::{Engine, SEGMENT_BYTES, Tree, translate, tree};
 use crate::error::{Error, Result};
 
 /// The tree that maps a name to its generation, in 8 bytes, big-endian; a missing name means generation 0.
 const GENERATIONS: &str = "generations";
+/// Most bytes that the list of trees may have, which sled keeps as one page: those of the longest page that is synced, without some for trees that
+/// have to be made.
+const LIST_BYTES_MAX: usize = SEGMENT_BYTES / 4 - 64 * 1024;
+/// Most bytes that a tree takes in it beside its name: the name's length and the page's number.
+const LISTED_BYTES: usize = 8;
 /// Separates name and generation in the names of sled's trees; no name contains it.
 const MARK: char = '#';
 
@@ -149,6 +154,13 @@ impl Engine {
     /// The names of all trees, of every generation.
     pub fn names(&self) -> Vec<String> {
         self.db.tree_names().into_iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
+    }
+
+    /// Whether as many more trees may be made, whose names have so many bytes together. With more, what the list is kept in would not survive a power
+    /// cut, nor any tree.
+    pub fn has_room_for_names(&self, trees: usize, bytes: usize) -> bool {
+        let listed: usize = self.db.tree_names().iter().map(|name| name.len() + LISTED_BYTES).sum();
+        listed + bytes + trees * LISTED_BYTES <= LIST_BYTES_MAX
     }
 
     fn open_tree(&self, name: String) -> Result<Tree> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLockReadGuard};
 
 use super::progress::Progress;
 use crate::{
-    core::name::TableName,
+    core::name::{TABLE_BYTES_MAX, TableName},
     error::{Error, Result},
     storage::{
         META,
@@ -64,6 +64,12 @@ impl Trees {
             meta: engine.tree(META)?,
             progress: Arc::new(Progress::new()),
         })
+    }
+
+    /// Whether so many more tables may be made, whatever their names.
+    pub fn have_room(engine: &Engine, tables: usize) -> bool {
+        let bytes = [ROWS, CHUNKS].map(|prefix| prefix.len() + TABLE_BYTES_MAX);
+        engine.has_room_for_names(tables * bytes.len(), tables * bytes.iter().sum::<usize>())
     }
 
     /// Removes a table's trees. Nobody may have them open.
