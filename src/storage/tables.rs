@@ -1,7 +1,10 @@
 //! The tables of a store: looked up, made by their first write, opened with their pumps, and removed when they have no rows left, not even
 //! tombstones.
 
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
 
 use tracing::info;
 
@@ -27,7 +30,7 @@ enum Limit {
 
 impl Limit {
     /// As an error for whoever asked for one.
-    fn refused(self) -> Error {
+    fn refuse(self) -> Error {
         Error::TooMany(match self {
             Self::Tables(tables_max) => {
                 format!("this node is at its limit of {tables_max} tables: use one of them, or raise --max-tables")
@@ -39,7 +42,7 @@ impl Limit {
     }
 
     /// As an error for rows that another node has accepted.
-    fn refused_to_peer(self, name: &TableName) -> Error {
+    fn refuse_peer(self, name: &TableName) -> Error {
         Error::TooMany(match self {
             Self::Tables(tables_max) => format!(
                 "this node has its {tables_max} tables, and peers have rows of one more, {name}: it takes no rows of peers until there is \
@@ -80,46 +83,58 @@ impl Store {
     }
 
     pub(in crate::storage) fn table_or_new(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_or_else(name, Limit::refused)
+        self.table_or_else(name, Limit::refuse)
     }
 
     /// Like `table_or_new`, for rows that another node has accepted.
     pub(in crate::storage) fn table_of_peer(&self, name: &TableName) -> Result<Arc<Table>> {
-        self.table_or_else(name, |limit| limit.refused_to_peer(name))
+        self.table_or_else(name, |limit| limit.refuse_peer(name))
     }
 
     /// Checks that another strong table may be made, beside `more` that are about to be. Strong tables count before they have rows.
     ///
     /// # Errors
-    /// `TooMany`.
+    /// `TooMany`; `NotReady` while the storage is reopened.
     pub fn check_room_for_strong(&self, more: usize) -> Result<()> {
-        let (tables, strong) = (self.read_tables(), self.strong_tables());
-        let empty = strong.iter().filter(|name| !tables.contains_key(name)).count();
-        match self.limit(tables.len(), empty + more)? {
+        let (tables, empty) = self.counts(&self.read_tables());
+        match self.limit(tables + empty + more, empty + more)? {
             None => Ok(()),
-            Some(limit) => Err(limit.refused()),
+            Some(limit) => Err(limit.refuse()),
         }
     }
 
     /// Whether another table may be made.
     pub fn has_room_for_tables(&self) -> bool {
-        let tables = self.read_tables().len();
-        matches!(self.limit(tables, 0), Ok(None))
+        let (tables, empty) = self.counts(&self.read_tables());
+        matches!(self.limit(tables, empty), Ok(None))
     }
 
-    /// What keeps another table from being made, where there are some with trees, and `more` without.
-    fn limit(&self, tables: usize, more: usize) -> Result<Option<Limit>> {
+    /// How many tables there are, and how many strong ones that have no trees yet.
+    fn counts(&self, tables: &BTreeMap<TableName, Arc<Table>>) -> (usize, usize) {
+        let empty = self.strong_tables().iter().filter(|name| !tables.contains_key(name)).count();
+        (tables.len(), empty)
+    }
+
+    /// What keeps another table from being made, where so many count and some of those are yet to get trees.
+    fn limit(&self, tables: usize, without_trees: usize) -> Result<Option<Limit>> {
         let tables_max = self.0.options.tables_max;
-        if tables + more >= tables_max {
+        if tables >= tables_max {
             return Ok(Some(Limit::Tables(tables_max)));
         }
-        let has_room = self.with_engine(|engine| Ok(Trees::have_room(engine, more + 1)))?;
+        let has_room = self.with_engine(|engine| Ok(Trees::have_room(engine, without_trees + 1)))?;
         Ok((!has_room).then_some(Limit::Names))
     }
 
-    fn table_or_else(&self, name: &TableName, refused: impl FnOnce(Limit) -> Error) -> Result<Arc<Table>> {
+    fn table_or_else(&self, name: &TableName, refuse: impl FnOnce(Limit) -> Error) -> Result<Arc<Table>> {
         if let Some(table) = self.table(name) {
             return Ok(table);
+        }
+        // What is committed to a strong table has to be applied: its leader asked for room when it was made.
+        let limit = |(tables, empty)| if self.is_strong(name) { Ok(None) } else { self.limit(tables, empty) };
+        // First without keeping anybody from a table: whoever is refused may come again and again.
+        let counts = self.counts(&self.read_tables());
+        if let Some(limit) = limit(counts)? {
+            return Err(refuse(limit));
         }
         let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.get(name) {
@@ -129,11 +144,8 @@ impl Store {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
-        // What is committed to a strong table has to be applied: its leader asked for room when it was made.
-        if !self.is_strong(name)
-            && let Some(limit) = self.limit(tables.len(), 0)?
-        {
-            return Err(refused(limit));
+        if let Some(limit) = limit(self.counts(&tables))? {
+            return Err(refuse(limit));
         }
         let table = self.open_table(name.clone())?;
         table.count()?;

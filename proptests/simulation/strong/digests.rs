@@ -40,8 +40,8 @@ impl Digests {
         Ok(())
     }
 
-    /// Whoever is so far behind may be sent a snapshot, and who is new may have been sent one before it is seen. Its rows may be newer than its index, up to what the sender had applied: it is looked at again
-    /// beyond that.
+    /// Whoever is so far behind may be sent a snapshot, and who is new may have been sent one before it is seen. Its rows may be newer than its
+    /// index, up to what the sender had applied: it is looked at again beyond that.
     fn look_for_snapshots(&mut self, hosts: &[Rc<Host>]) {
         let views = hosts.iter().filter_map(|host| Some((host.index, host.node()?.cluster().strong?)));
         let views: Vec<_> = views.collect();

@@ -18,25 +18,27 @@ const REOPEN_EVERY: Duration = Duration::from_secs(3);
 
 /// Watches until the node stops.
 pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
-    let Some((mut metrics, machine)) =
-        member.upgrade().map(|member| (member.metrics(), member.machine.clone()))
-    else {
-        return;
+    let Some(why) = failure(&member).await else { return };
+    // Not where it was stopped so that the node takes part in another group.
+    if let Some(group) = group.upgrade().filter(|group| !group.is_stopping() && group.has(&member)) {
+        error!(error = %why, "the log of the strong tables failed: it is opened again when the disk takes writes");
+        reopen(group).await;
+    }
+}
+
+/// Logs who leads until openraft or the log fails: why. `None` if the member is gone before.
+pub(super) async fn failure(member: &Weak<Member>) -> Option<String> {
+    let (mut metrics, machine) = {
+        let member = member.upgrade()?;
+        (member.metrics(), member.machine.clone())
     };
     let mut log_fails = pin!(machine.until_log_fails());
-    let mut log_failed = None;
     let mut leader = None;
     let mut leaderless_since = Some(Instant::now());
     loop {
         let now = metrics.borrow_and_update().clone();
-        let failed = now.running_state.err().map(|fatal| fatal.to_string()).or(log_failed.take());
-        if let Some(why) = failed {
-            // Not where it was stopped so that the node takes part in another group.
-            if let Some(group) = group.upgrade().filter(|group| !group.is_stopping() && group.has(&member)) {
-                error!(error = %why, "the log of the strong tables failed: it is opened again when the disk takes writes");
-                reopen(group).await;
-            }
-            return;
+        if let Err(fatal) = &now.running_state {
+            return Some(fatal.to_string());
         }
         match now.current_leader {
             Some(node) => {
@@ -57,11 +59,11 @@ pub async fn watch(group: Weak<Inner>, member: Weak<Member>) {
             // Metrics stay as they are while there is no leader.
             changed = timeout(LEADERLESS_MAX, metrics.changed()) => {
                 if let Ok(Err(_)) = changed {
-                    return;
+                    return None;
                 }
             }
             // A leader has told openraft of entries before they were durable, and it may notice nothing.
-            why = &mut log_fails => log_failed = Some(why.to_string()),
+            why = &mut log_fails => return Some(why.to_string()),
         }
     }
 }

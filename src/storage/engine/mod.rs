@@ -2,8 +2,9 @@
 //!
 //! Some things sled 0.34 does not do, and this module does. `flush` asks Linux to start writing (`sync_file_range`) and does not wait for
 //! the disk, so `sync` calls `fdatasync` on the log after it. A page above a quarter of a segment goes to a file that is never synced at
-//! all, so segments are 2 MiB, no item is longer than `ITEM_BYTES_MAX`, and the list of trees, which is one page, is bounded (`has_room_for_names`). Opening can panic on damaged bytes; `open` turns that into an
-//! error. The lock on the log is released late; `open` waits for it.
+//! all, so segments are 2 MiB, no item is longer than `ITEM_BYTES_MAX`, and the list of trees, which is one page, is bounded
+//! (`has_room_for_names`). Opening can panic on damaged bytes; `open` turns that into an error. The lock on the log is released late; `open`
+//! waits for it.
 //!
 //! sled also takes the first damaged byte after the last snapshot for the end of the log: it opens without an error, and everything after
 //! that byte is gone. So the durable mark, a file beside the log, says how much of the log was durable. `log::walk` checks the log up to

@@ -6,12 +6,12 @@
 //! With one exception, so that the leader's sync and those of its followers go on at once (Ongaro's thesis, 10.2.1). openraft (0.9) sends the entries
 //! that a leader writes only when it takes them for durable, so of those it is told at once. It may then count the leader for a majority too
 //! early, and what it takes for committed counts for nothing until the leader has synced it: nothing of it is applied, told to a follower or marked
-//! before [`LogReader::until_synced`] returns. An entry that changes the members, or begins a term, is told of after its sync: what openraft
+//! before [`Synced::until`] returns. An entry that changes the members, or begins a term, is told of after its sync: what openraft
 //! decides by it does not wait.
 //!
 //! - `frame`: the bytes of an entry. `segment`: the files that hold them. `record`: the small files for state, vote and mark.
 //! - `writer`: the one thread that writes, and `trim`: how entries are removed. `disk`: writing and syncing, counted.
-//! - `view`: what readers see, and `reader`: how they read it. `recovery`: opening.
+//! - `synced`: how far it is durable. `view`: what readers see, and `reader`: how they read it. `recovery`: opening.
 //!
 //! The directory always has the state, the vote and at least one segment. So whatever is missing is noticed, and a log that was damaged is
 //! never taken for a shorter one. A crash at any point leaves the log as it was before a change, or after it.
@@ -26,6 +26,7 @@ mod recovery;
 mod segment;
 #[cfg(test)]
 mod suite;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod trim;
@@ -56,8 +57,9 @@ use self::{
     frame::Frame,
     record::MarkFile,
     recovery::Recovered,
+    synced::Synced,
     view::{View, next},
-    writer::{Append, Flushed, Job, Synced, Writer},
+    writer::{Append, Flushed, Job, Writer},
 };
 pub use self::{
     frame::ENTRY_BYTES_MAX,
@@ -98,7 +100,7 @@ struct Shared {
     environment: Environment,
     disk: Disk,
     view: Mutex<View>,
-    synced: watch::Receiver<Synced>,
+    synced: Synced,
     /// Held shared while files are read, and alone while entries are removed from them.
     files: RwLock<()>,
     mark_failed: AtomicBool,
@@ -137,18 +139,17 @@ impl RaftLog {
     pub fn open(directory: &Path, environment: &Environment) -> Result<Self> {
         let Recovered { state, view, file } = recovery::recover(directory, environment)?;
         let mark = MarkFile::open(directory)?;
-        let (synced, seen) = watch::channel(Ok(view.synced_next()));
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             salt: state.salt,
             environment: environment.clone(),
             disk: Disk::new(environment.disk()),
+            synced: Synced::new(view.synced_next()),
             view: Mutex::new(view),
-            synced: seen,
             files: RwLock::default(),
             mark_failed: AtomicBool::default(),
         });
-        let writer = Writer::new(shared.clone(), state, file, mark, synced);
+        let writer = Writer::new(shared.clone(), state, file, mark);
         let (jobs, waiting) = mpsc::channel(QUEUE_JOBS_MAX);
         let work = writer.run(waiting);
         let thread = match environment.threads() {

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Debug,
-    future::pending,
     ops::{Bound, RangeBounds},
     sync::{Arc, PoisonError},
 };
@@ -10,9 +9,9 @@ use std::{
 use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
 
 use super::{
-    Shared, segment, stopped,
+    Shared, segment,
+    synced::Synced,
     view::{Place, next},
-    writer::Synced,
 };
 use crate::{
     error::{Error, Result},
@@ -65,25 +64,9 @@ impl LogReader {
         self.0.view().last
     }
 
-    /// Returns when an entry is durable here.
-    ///
-    /// # Errors
-    /// Why it will not be: those of the disk, or `Io` if the log is closed.
-    pub async fn until_synced(&self, index: u64) -> Result<()> {
-        let is_over = |synced: &Synced| synced.as_ref().map_or(true, |next| *next > index);
-        let mut synced = self.0.synced.clone();
-        let shown = synced.wait_for(is_over).await.map(|synced| synced.clone());
-        shown.unwrap_or_else(|_| Err(stopped())).map(drop)
-    }
-
-    /// Returns when no more entries will be durable until the log is opened again: why. Never returns if it is closed before.
-    pub async fn until_failed(&self) -> Error {
-        let mut synced = self.0.synced.clone();
-        let shown = synced.wait_for(Synced::is_err).await.map(|synced| synced.clone());
-        match shown.ok().and_then(Result::err) {
-            Some(why) => why,
-            None => pending().await,
-        }
+    /// How far it is durable.
+    pub fn synced(&self) -> &Synced {
+        &self.0.synced
     }
 
     /// The last entry that was purged.

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
 use super::{
@@ -33,9 +33,6 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Told once whether the entries are durable.
 pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
-
-/// The index after the last entry that is durable, or why no more will be.
-pub type Synced = Result<u64>;
 
 /// Entries to append.
 pub struct Append {
@@ -73,7 +70,6 @@ pub struct Writer {
     /// Why nothing can be written until the log is opened again.
     failed: Option<Error>,
     group: Group,
-    synced: watch::Sender<Synced>,
 }
 
 /// Frames that are written next.
@@ -88,14 +84,8 @@ struct Group {
 
 impl Writer {
     /// A writer that continues the newest segment.
-    pub fn new(
-        shared: Arc<Shared>,
-        state: State,
-        file: File,
-        mark: MarkFile,
-        synced: watch::Sender<Synced>,
-    ) -> Self {
-        Self { shared, state, file, mark, failed: None, group: Group::default(), synced }
+    pub fn new(shared: Arc<Shared>, state: State, file: File, mark: MarkFile) -> Self {
+        Self { shared, state, file, mark, failed: None, group: Group::default() }
     }
 
     /// Works until nobody can ask for anything any more.
@@ -264,8 +254,8 @@ impl Writer {
     }
 
     fn show_synced(&self) {
-        let synced = self.check().map(|()| self.shared.view().synced_next());
-        self.synced.send_if_modified(|shown| std::mem::replace(shown, synced.clone()) != synced);
+        let next = self.shared.view().synced_next();
+        self.shared.synced.show(next, self.failed.as_ref());
     }
 
     async fn write_group(&mut self, bytes: &[u8], frames: &[(LogId, usize)]) -> Result<()> {
@@ -338,6 +328,12 @@ impl Writer {
         {
             error!(why = %e, "the mark of the Raft log cannot be written");
         }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.synced.close();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the log has, for whoever acts by what is applied.
+//! What others ask of the log that the state machine applies: its length, its last entry, and how far it is durable.
 
 use openraft::StorageIOError;
 
@@ -32,13 +32,13 @@ impl StateMachine {
     /// # Errors
     /// The log's: this node cannot go on.
     pub async fn until_logged(&self, entry: LogId) -> std::result::Result<(), StorageError> {
-        let synced = self.0.log.until_synced(entry.index).await;
+        let synced = self.0.log.synced().until(entry.index).await;
         synced.map_err(|error| StorageIOError::write_log_entry(entry, openraft::AnyError::new(&error)).into())
     }
 
     /// Returns when nothing more will be durable in the log until it is opened again: why. Never returns if it is closed before.
     pub async fn until_log_fails(&self) -> Error {
-        self.0.log.until_failed().await
+        self.0.log.synced().until_failed().await
     }
 
     /// The last entry of the log, committed or not.

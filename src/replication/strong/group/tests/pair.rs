@@ -9,7 +9,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::*;
-use crate::replication::strong::{types::Group, watch::watch as watch_member};
+use crate::replication::strong::{types::Group, watch::failure};
 
 /// How long what must not happen is waited for.
 const NOTHING_HAPPENS: Duration = Duration::from_millis(200);
@@ -160,15 +160,16 @@ async fn nobody_is_told_that_an_entry_is_committed_before_it_is_durable_on_the_l
 /// openraft takes an entry of the leader for durable when it is not yet. If it cannot be written, and nobody confirms it, openraft does nothing
 /// that would fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_cannot_write_an_entry_which_nobody_has_confirmed_opens_its_log_again() {
+async fn it_is_noticed_that_a_leader_cannot_write_an_entry_which_nobody_has_confirmed() {
     let pair = Pair::start().await;
     pair.voter.confirm(false);
     pair.leader.machine.log().has_room(0);
-    let watching =
-        tokio::spawn(watch_member(Arc::downgrade(&pair.node.strong.0), Arc::downgrade(&pair.leader)));
+    let watched = Arc::downgrade(&pair.leader);
+    let watching = tokio::spawn(async move { failure(&watched).await });
     let proposing = pair.leader.clone();
     let proposed = tokio::spawn(async move { proposing.propose(Request::Create(name())).await });
-    timeout(REQUEST_MAX, watching).await.expect("it notices").expect("no panic");
+    let why = timeout(REQUEST_MAX, watching).await.expect("it is noticed").expect("no panic");
+    assert!(why.is_some_and(|why| why.contains("no storage space")));
     pair.stop().await;
     let proposed = timeout(REQUEST_MAX, proposed).await.expect("in time").expect("no panic");
     assert!(matches!(proposed, Proposed::Decided(Err(Refusal::OutcomeUnknown(_)))), "{proposed:?}");

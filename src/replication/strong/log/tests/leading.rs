@@ -21,11 +21,11 @@ async fn openraft_need_not_wait_for_the_sync_of_what_a_leader_writes_and_what_is
     append(&mut log, [sized(2, 1, 10)]).await;
     assert_eq!(indexes(&mut log).await, [0, 1], "it can be sent");
     let reader = log.reader.clone();
-    assert_eq!(reader.until_synced(0).now_or_never(), Some(Ok(())));
-    assert_eq!(reader.until_synced(1).now_or_never(), None);
+    assert_eq!(reader.synced().until(0).now_or_never(), Some(Ok(())));
+    assert_eq!(reader.synced().until(1).now_or_never(), None);
     assert_eq!(log.reader.0.view().synced, Some(id(2, 0)));
     drop(gate);
-    assert_eq!(reader.until_synced(1).await, Ok(()));
+    assert_eq!(reader.synced().until(1).await, Ok(()));
     assert_eq!(indexes(&mut fixture.copy().open()).await, [0, 1]);
 }
 
@@ -75,7 +75,7 @@ async fn where_a_leader_cannot_write_what_it_sent_nothing_goes_on_until_the_log_
             (faults.room, faults.syncs_fail) = (is_full.then_some(20), !is_full);
         }
         append(&mut log, [sized(2, 1, 10)]).await;
-        let why = log.reader.until_synced(1).await.expect_err("the disk took none of it");
+        let why = log.reader.synced().until(1).await.expect_err("the disk took none of it");
         assert_eq!(matches!(why, Error::StorageFull(_)), is_full, "{why}");
         {
             let mut faults = log.reader.0.disk.faults.lock().expect("whole");
@@ -84,7 +84,7 @@ async fn where_a_leader_cannot_write_what_it_sent_nothing_goes_on_until_the_log_
         // openraft would take the next one for the second of two.
         assert!(log.blocking_append([blank(2, 1)]).await.is_err());
         assert!(log.save_vote(&Vote::new(5, NodeId(1))).await.is_err());
-        assert_eq!(log.reader.until_synced(1).await, Err(why));
+        assert_eq!(log.reader.synced().until(1).await, Err(why));
         drop(log);
         assert_eq!(indexes(&mut fixture.open()).await, [0]);
         append(&mut leading_again(&fixture).await, [sized(3, 1, 10)]).await;
@@ -117,7 +117,7 @@ async fn nothing_is_marked_as_committed_that_is_not_durable() {
     log.save_committed(Some(id(2, 2))).await.expect("saved");
     log.reader.0.disk.faults.lock().expect("whole").room = Some(1);
     drop(gate);
-    log.reader.until_synced(2).await.expect_err("no room");
+    log.reader.synced().until(2).await.expect_err("no room");
     drop(log);
     let mut log = fixture.open();
     assert_eq!(indexes(&mut log).await, [0, 1]);
@@ -129,7 +129,7 @@ async fn who_waits_for_a_sync_is_told_that_the_log_is_closed() {
     let fixture = Fixture::new();
     let log = leading(&fixture).await;
     let reader = log.reader.clone();
-    let waiting = tokio::spawn(async move { reader.until_synced(1).await });
+    let waiting = tokio::spawn(async move { reader.synced().until(1).await });
     drop(log);
     assert!(waiting.await.expect("it ends").is_err());
 }
