@@ -6,7 +6,7 @@
 //! With one exception, so that the leader's sync and those of its followers go on at once (Ongaro's thesis, 10.2.1). openraft (0.9) sends the entries
 //! that a leader writes only when it takes them for durable, so of those it is told at once. It may then count the leader for a majority too
 //! early, and what it takes for committed counts for nothing until the leader has synced it: nothing of it is applied, told to a follower or marked
-//! before [`Synced::until`] returns. An entry that changes the members, or begins a term, is told of after its sync: what openraft
+//! before `Synced::until` returns. An entry that changes the members, or begins a term, is told of after its sync: what openraft
 //! decides by it does not wait.
 //!
 //! - `frame`: the bytes of an entry. `segment`: the files that hold them. `record`: the small files for state, vote and mark.
