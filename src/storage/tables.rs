@@ -340,10 +340,16 @@ mod tests {
         store.merge(&name("first"), &key("k"), |_| Ok(put("1", None, 1))).expect("merges");
         store.make_strong(&name("strong")).expect("makes");
         let fill = |engine: &Engine| {
-            let mut names = (0..).map(|number| format!("{number:08000}"));
-            while Trees::have_room(engine, 1) {
-                engine.tree(&names.next().expect("there is always another"))?;
+            let mut number = 0..;
+            let mut tree =
+                |digits| engine.tree(&format!("{:0digits$}", number.next().expect("there is another")));
+            while Trees::have_room(engine, 60) {
+                tree(8000)?;
             }
+            while Trees::have_room(engine, 2) {
+                tree(100)?;
+            }
+            assert!(Trees::have_room(engine, 1), "for the strong table, which has no rows yet");
             Ok(())
         };
         store.with_engine(fill).expect("fills");

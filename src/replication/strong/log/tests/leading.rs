@@ -7,10 +7,20 @@ use super::*;
 
 /// A log of this node as the leader of term 2, whose first entry is durable.
 async fn leading(fixture: &Fixture) -> RaftLog {
-    let mut log = fixture.open().of_node(NodeId(1));
-    log.save_vote(&Vote::new_committed(2, NodeId(1))).await.expect("saved");
+    let mut log = elected(fixture, 2).await;
     append(&mut log, [blank(2, 0)]).await;
     log
+}
+
+/// The log, opened by this node as the leader of a term.
+async fn elected(fixture: &Fixture, term: u64) -> RaftLog {
+    let mut log = fixture.open().of_node(NodeId(1));
+    log.save_vote(&Vote::new_committed(term, NodeId(1))).await.expect("saved");
+    log
+}
+
+async fn until_synced(log: &RaftLog, index: u64) -> Result<(), Error> {
+    timeout(DEADLINE, log.reader.synced().until(index)).await.expect("it is told in time")
 }
 
 #[tokio::test]
@@ -25,7 +35,7 @@ async fn openraft_need_not_wait_for_the_sync_of_what_a_leader_writes_and_what_is
     assert_eq!(reader.synced().until(1).now_or_never(), None);
     assert_eq!(log.reader.0.view().synced, Some(id(2, 0)));
     drop(gate);
-    assert_eq!(reader.synced().until(1).await, Ok(()));
+    assert_eq!(until_synced(&log, 1).await, Ok(()));
     assert_eq!(indexes(&mut fixture.copy().open()).await, [0, 1]);
 }
 
@@ -75,7 +85,7 @@ async fn where_a_leader_cannot_write_what_it_sent_nothing_goes_on_until_the_log_
             (faults.room, faults.syncs_fail) = (is_full.then_some(20), !is_full);
         }
         append(&mut log, [sized(2, 1, 10)]).await;
-        let why = log.reader.synced().until(1).await.expect_err("the disk took none of it");
+        let why = until_synced(&log, 1).await.expect_err("the disk took none of it");
         assert_eq!(matches!(why, Error::StorageFull(_)), is_full, "{why}");
         {
             let mut faults = log.reader.0.disk.faults.lock().expect("whole");
@@ -84,19 +94,12 @@ async fn where_a_leader_cannot_write_what_it_sent_nothing_goes_on_until_the_log_
         // openraft would take the next one for the second of two.
         assert!(log.blocking_append([blank(2, 1)]).await.is_err());
         assert!(log.save_vote(&Vote::new(5, NodeId(1))).await.is_err());
-        assert_eq!(log.reader.synced().until(1).await, Err(why));
+        assert_eq!(until_synced(&log, 1).await, Err(why));
         drop(log);
         assert_eq!(indexes(&mut fixture.open()).await, [0]);
-        append(&mut leading_again(&fixture).await, [sized(3, 1, 10)]).await;
+        append(&mut elected(&fixture, 3).await, [sized(3, 1, 10)]).await;
         assert_eq!(indexes(&mut fixture.open()).await, [0, 1]);
     }
-}
-
-/// The log, opened again by the leader of the next term.
-async fn leading_again(fixture: &Fixture) -> RaftLog {
-    let mut log = fixture.open().of_node(NodeId(1));
-    log.save_vote(&Vote::new_committed(3, NodeId(1))).await.expect("saved");
-    log
 }
 
 #[tokio::test]
@@ -117,7 +120,7 @@ async fn nothing_is_marked_as_committed_that_is_not_durable() {
     log.save_committed(Some(id(2, 2))).await.expect("saved");
     log.reader.0.disk.faults.lock().expect("whole").room = Some(1);
     drop(gate);
-    log.reader.synced().until(2).await.expect_err("no room");
+    until_synced(&log, 2).await.expect_err("no room");
     drop(log);
     let mut log = fixture.open();
     assert_eq!(indexes(&mut log).await, [0, 1]);
