@@ -164,7 +164,7 @@ export type What = string | { key?: string; keys?: string[]; prefix?: string | s
 
 export class Watch<V = Json> implements AsyncIterableIterator<Event<V>> {
   private constructor();
-  /** The position of the last event; `null` while there is none. */
+  /** The position of the last event; `null` while the values of a snapshot arrive, up to the `sync`. */
   readonly cursor: string | null;
   /** Resolves once a node has accepted the subscription: every change from then on is an event. */
   readonly opened: Promise<void>;

@@ -651,7 +651,8 @@ const CLOSED = new DynaRustError("the watch was closed", { code: "closed" });
  * the next endpoint from where it was: that node sends what was missed, or a `resync` and all current values.
  */
 export class Watch {
-  /** The position of the last event: `since` of another watch goes on from here. `null` while there is none. */
+  /** The position of the last event: `since` of another watch goes on from here. `null` while the values
+   *  of a snapshot arrive, up to the `sync`. */
   cursor;
   /** Resolves once a node has accepted the subscription: changes from then on are seen. Rejects if it is refused, or closed before. */
   opened;

@@ -1265,7 +1265,10 @@ class Watch:
 
     @property
     def cursor(self) -> Optional[str]:
-        """The position of the last event: `since` of another watch goes on from here. `None` while there is none."""
+        """The position of the last event: `since` of another watch goes on from here.
+
+        `None` while the values of a snapshot arrive, up to the `sync`.
+        """
         return self._subscription.cursor
 
     def __iter__(self) -> "Watch":
@@ -1561,7 +1564,10 @@ class AsyncWatch:
 
     @property
     def cursor(self) -> Optional[str]:
-        """The position of the last event: `since` of another watch goes on from here. `None` while there is none."""
+        """The position of the last event: `since` of another watch goes on from here.
+
+        `None` while the values of a snapshot arrive, up to the `sync`.
+        """
         return self._subscription.cursor
 
     async def open(self) -> None:

@@ -308,6 +308,8 @@ def fails_over():
     db = DynaRust([FIRST, SECOND])
     table = db.table("py-failover")
     watch = table.watch(snapshot=True)
+    # A value that is part of the snapshot has no position.
+    until(watch, lambda event: event.type == "sync")
     table.put("a1", 1, w="all", w_timeout=20)
     cursor = until(watch, lambda event: event.key == "a1")[-1].cursor
     ask("kill 0")
