@@ -2,14 +2,13 @@
 //! as long as a node's, and bodies of the same documents, so that both send the same number of bytes for a key. It has no
 //! routes, no store, no ids that differ, no metrics, and none of the timeouts of a server that is meant for strangers.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc};
+use std::{collections::HashMap, future, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, StatusCode, body::Incoming};
 
-use super::Failure;
+use super::{Failure, server};
 use crate::client::{document::Documents, target};
 
 /// What is served.
@@ -40,28 +39,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         (format!("/bench/key/{}", target::key(number)), Bytes::from(body))
     });
     let values: Arc<HashMap<String, Bytes>> = Arc::new(values.collect());
-    // As many workers as a node has: one for each core that it may use.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(&options.listen).await?;
-        println!("bare http at {}, {} keys", options.listen, options.keys);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            let values = values.clone();
-            let service = service_fn(move |request| {
-                let answer = answer(&request, &values);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            tokio::spawn(async move {
-                // A client that goes away in the middle of something is no event.
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await
-                    .ok();
-            });
-        }
-    })
+    let what = format!("{} keys", options.keys);
+    server::serve(&options.listen, ("http", &what), move |request| future::ready(answer(&request, &values)))
 }
 
 fn answer(request: &Request<Incoming>, values: &HashMap<String, Bytes>) -> Response<Full<Bytes>> {

@@ -3,6 +3,8 @@
 
 mod fanout;
 mod http;
+mod put;
+mod server;
 mod sled;
 
 use crate::error::{Error, Result};
@@ -22,6 +24,8 @@ pub struct Arguments {
 enum Server {
     /// A hyper server that answers GETs from a map; compare with get
     Http(http::Options),
+    /// A hyper server that puts bodies into sled, durably; compare with put
+    Put(put::Options),
     /// Loads rows into sled, without a server; compare with batch
     Sled(sled::Options),
     /// Sends each PUT of one key to all its subscribers; compare with fanout
@@ -32,6 +36,7 @@ enum Server {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let outcome = match &arguments.server {
         Server::Http(options) => http::run(options),
+        Server::Put(options) => put::run(options),
         Server::Sled(options) => sled::run(options),
         Server::Fanout(options) => fanout::run(options),
     };

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -35,17 +35,7 @@ pub struct Options {
 
 /// Opens sled and makes each batch durable as storage does, without a record format, compression or merge.
 pub fn run(options: &Options) -> Result<(), Failure> {
-    if options.data.exists() {
-        return Err(format!("{} exists", options.data.display()).into());
-    }
-    let database = ::sled::Config::new()
-        .path(&options.data)
-        .segment_size(2 << 20)
-        .cache_capacity(64 << 20)
-        .flush_every_ms(Some(100))
-        .open()?;
-    let tree = database.open_tree("bench")?;
-    let log = File::open(options.data.join("db"))?;
+    let (database, tree, log) = open(&options.data)?;
     let mut rates = Vec::new();
     for run in 0..options.runs {
         let mut documents = Documents::new((options.seed + run) << 16, options.value_bytes);
@@ -75,8 +65,24 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A new sled as storage opens it, a tree in it, and its log to be synced.
+pub fn open(data: &Path) -> Result<(::sled::Db, ::sled::Tree, File), Failure> {
+    if data.exists() {
+        return Err(format!("{} exists", data.display()).into());
+    }
+    let database = ::sled::Config::new()
+        .path(data)
+        .segment_size(2 << 20)
+        .cache_capacity(64 << 20)
+        .flush_every_ms(Some(100))
+        .open()?;
+    let tree = database.open_tree("bench")?;
+    let log = File::open(data.join("db"))?;
+    Ok((database, tree, log))
+}
+
 /// The row's key as storage has it: the partition's byte first.
-fn partitioned(key: &str) -> Vec<u8> {
+pub fn partitioned(key: &str) -> Vec<u8> {
     let mut row = vec![blake3::hash(key.as_bytes()).as_bytes()[0]];
     row.extend_from_slice(key.as_bytes());
     row

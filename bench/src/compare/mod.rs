@@ -61,7 +61,7 @@ pub struct Arguments {
 pub enum Row {
     /// Reads, beside a bare hyper server
     Get,
-    /// Durable writes, beside Redis that syncs each of them
+    /// Durable writes, beside Redis that syncs each of them, and a bare server that puts them into sled
     Put,
     /// A durable import, beside bare sled
     Batch,

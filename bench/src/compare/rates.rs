@@ -1,4 +1,4 @@
-//! Rates: reads beside hyper, durable writes beside Redis, an import beside sled.
+//! Rates: reads beside hyper, durable writes beside Redis and the least that sled allows, an import beside sled.
 
 use super::{
     Setup,
@@ -46,19 +46,27 @@ pub async fn get(setup: &Setup<'_>) -> Result<Report> {
     Ok(report)
 }
 
-/// Durable writes of a node, and of Redis.
+/// Durable writes of a node, of a bare server that puts them into sled, and of Redis.
 pub async fn put(setup: &Setup<'_>) -> Result<Report> {
     let redis = Redis::start(setup.workspace.directory(), setup).await?;
+    let data = setup.workspace.directory().join("bare-put");
+    let bare = Server::bare("put", &[format!("--data={}", data.display())], setup).await?;
     let mut node = setup.workspace.node()?;
     node.start().await?;
-    let mut report = report("put", "a node, and redis", setup);
+    let mut report = report("put", "a node, a bare server on sled, and redis", setup);
     for round in 0..setup.load.runs {
         let ours = rate(node.target(), 0, setup, round).await?;
-        let mut figures = vec![Figure::new("node_put_per_s", ours)];
+        let least = rate(bare.target(), 0, setup, round).await?;
+        let mut figures = vec![
+            Figure::new("node_put_per_s", ours),
+            Figure::new("bare_put_per_s", least),
+            Figure::new("put_to_bare", ours / least),
+        ];
         if let Some(redis) = &redis {
             let theirs = redis.writes_per_s(setup).await?;
             figures.push(Figure::new("redis_set_per_s", theirs));
             figures.push(Figure::new("put_to_redis", ours / theirs));
+            figures.push(Figure::new("bare_to_redis", least / theirs));
         }
         report.run(figures);
     }
