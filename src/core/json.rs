@@ -4,9 +4,10 @@
 mod number;
 mod object;
 pub mod patch;
+pub mod scan;
 mod tree;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -78,7 +79,7 @@ impl Value {
     /// send anything. A raw line end would break formats that write one value per line.
     pub fn is_valid(&self) -> bool {
         let parsed: Result<&RawValue, _> = serde_json::from_str(&self.0);
-        parsed.is_ok_and(|raw| compact(raw.get()).is_ok_and(|text| *text == *self.0))
+        parsed.is_ok_and(|raw| compact(raw.get()).is_ok_and(|text| text == *self.0))
     }
 
     /// Like `trusted`, for text that is shared.
@@ -141,36 +142,20 @@ impl Value {
 }
 
 /// Removes the white space between tokens of well-formed JSON, and checks the nesting.
-fn compact(text: &str) -> Result<String, Error> {
-    let mut out = String::with_capacity(text.len());
-    let mut depth = 0usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    let mut kept_from = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        if in_string {
-            in_string = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-            continue;
+fn compact(text: &str) -> Result<Cow<'_, str>, Error> {
+    let (mut out, mut kept_from) = (String::new(), 0);
+    scan::scan(text.as_bytes(), DEPTH_MAX, |at| {
+        if kept_from == 0 {
+            out.reserve(text.len());
         }
-        match byte {
-            b'"' => in_string = true,
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > DEPTH_MAX {
-                    return Err(Error::BadJson(format!("nested deeper than {DEPTH_MAX}")));
-                }
-            }
-            b']' | b'}' => depth -= 1,
-            b' ' | b'\t' | b'\n' | b'\r' => {
-                out.push_str(&text[kept_from..at]);
-                kept_from = at + 1;
-            }
-            _ => {}
-        }
+        out.push_str(&text[kept_from..at]);
+        kept_from = at + 1;
+    })?;
+    if kept_from == 0 {
+        return Ok(Cow::Borrowed(text));
     }
     out.push_str(&text[kept_from..]);
-    Ok(out)
+    Ok(Cow::Owned(out))
 }
 
 #[cfg(test)]

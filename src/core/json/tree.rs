@@ -6,6 +6,7 @@ use std::{borrow::Cow, collections::HashMap};
 use super::{
     DEPTH_MAX, number,
     object::{Member, Object},
+    scan,
 };
 
 /// A JSON value whose scalars and names are slices of the original text.
@@ -181,13 +182,8 @@ fn split_off<'a>(rest: &mut &'a str, bytes: usize) -> &'a str {
 }
 
 fn split_off_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
-    let mut escaped = false;
-    let end = rest.strip_prefix('"')?.bytes().position(|byte| {
-        let ends = !escaped && byte == b'"';
-        escaped = !escaped && byte == b'\\';
-        ends
-    })?;
-    Some(split_off(rest, end + 2))
+    let end = if rest.starts_with('"') { scan::string_end(rest.as_bytes(), 1)? } else { return None };
+    Some(split_off(rest, end))
 }
 
 /// The characters of a quoted JSON string, as UTF-8. UTF-8 cannot express a lone surrogate; it becomes the three bytes

@@ -23,7 +23,7 @@ use super::{
     permission, strict,
 };
 use crate::{
-    core::json::DEPTH_MAX,
+    core::json::{DEPTH_MAX, scan},
     error::{Error, Result},
     http::Options,
 };
@@ -111,22 +111,7 @@ pub fn for_each_item<'a, T: Deserialize<'a>>(
 
 /// Refuses JSON that nests deeper than a value in its envelope may, even in unknown members.
 fn check_depth(text: &[u8]) -> Result<()> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH_MAX + 1 {
-            return Err(Error::BadJson(format!("nested deeper than {DEPTH_MAX}")));
-        }
-    }
-    Ok(())
+    scan::scan(text, DEPTH_MAX + 1, |_| {})
 }
 
 /// A request body as it arrives, decoded.
