@@ -219,7 +219,7 @@ settings! {
 
     /// How long a client may leave data unread.
     ///
-    /// The node then closes the connection, so that a reader that hangs does not hold memory forever.
+    /// The node then closes the connection, or gives up an answer over HTTP/2, so that a reader that hangs does not hold memory forever.
     stall_timeout: Duration = "20s", "1s" to "1h";
 
     /// How long requests in flight may take to finish when the node stops.

@@ -124,6 +124,72 @@ fn answers_that_nobody_reads_share_their_bytes_and_keep_to_the_budget() {
     wait_until("there is room again", DEADLINE, || node.get("/t/key/big").status == 200);
 }
 
+/// A client that never opened its window held what it was answered for as long as it liked; so did one that left out the last byte.
+#[test]
+fn answers_that_nobody_reads_are_dropped_in_time() {
+    let limits = ["--max-body", "4MiB", "--body-memory", "16MiB", "--stall-timeout", "2s"];
+    let node = limits.chunks(2).fold(Setup::new(), |setup, pair| setup.flag(pair[0], pair[1])).start();
+    put_value(&node, "/t/key/big", 1_000_000);
+    let whole = u32::try_from(node.get("/t/key/big").expect(200).body.len()).expect("it is short");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    for window in [1, whole - 1] {
+        let (mut sender, unread) = runtime.block_on(fill_the_budget(node.address(), window));
+        assert!(unread.len() >= 8, "{} answers of 1 MB in 16 MiB", unread.len());
+        wait_until("what is not read is given back", DEADLINE, || {
+            let metrics = node.get("/metrics").expect(200);
+            let used = metrics
+                .text()
+                .lines()
+                .find_map(|line| line.strip_prefix("dynarust_body_memory_used_bytes ")?.parse::<f64>().ok());
+            used.expect("it is told") < 500_000.0
+        });
+        // Not by closing the connection.
+        let answer = runtime.block_on(sender.send_request(request_for_big(node.address())));
+        assert_eq!(answer.expect("it is open").status(), 200);
+        // Who reads on learns that it is not whole.
+        for answer in unread {
+            let read = runtime.block_on(async {
+                let body = http_body_util::BodyExt::collect(answer.into_body());
+                tokio::time::timeout(DEADLINE, body).await.expect("in time")
+            });
+            assert!(read.is_err(), "{} bytes of {whole}", read.expect("it is whole").to_bytes().len());
+        }
+    }
+}
+
+type Unread = Vec<hyper::Response<hyper::body::Incoming>>;
+type Sender = hyper::client::conn::http2::SendRequest<http_body_util::Empty<bytes::Bytes>>;
+
+fn request_for_big(address: std::net::SocketAddr) -> hyper::Request<http_body_util::Empty<bytes::Bytes>> {
+    let request = hyper::Request::get(format!("http://{address}/t/key/big"));
+    request.body(http_body_util::Empty::new()).expect("a request")
+}
+
+/// Asks over one connection until there is no memory for one more answer.
+async fn fill_the_budget(address: std::net::SocketAddr, window: u32) -> (Sender, Unread) {
+    let stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(executor)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(64 << 20)
+        .handshake(hyper_util::rt::TokioIo::new(stream))
+        .await
+        .expect("speaks HTTP/2");
+    // Goes on to answer what asks whether it is alive.
+    tokio::spawn(connection);
+    let mut unread = Vec::new();
+    loop {
+        let answer = tokio::time::timeout(DEADLINE, sender.send_request(request_for_big(address))).await;
+        let answer = answer.expect("in time").expect("an answer");
+        match answer.status().as_u16() {
+            200 => unread.push(answer),
+            503 => return (sender, unread),
+            other => panic!("status {other}"),
+        }
+    }
+}
+
 /// The same over a WebSocket, whose messages are bodies too: those that are on their way as well as those that are dealt with.
 #[test]
 fn messages_on_their_way_keep_to_the_budget() {

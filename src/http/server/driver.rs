@@ -35,6 +35,7 @@ use super::{
     rpc::RpcService,
     service::{self, Service},
     socket::{ClientStream, Protocol, Socket, Transport},
+    stalled_bodies::{Bodies, SEND_BUFFER_BYTES},
     tls::Certificates,
 };
 use crate::{
@@ -219,8 +220,7 @@ impl Connection {
     where
         S: HyperService<Request<Incoming>, Response = Response<B>, Error = Infallible>,
         S::Future: Send + 'static,
-        B: Body + Send + 'static,
-        B::Data: Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let read_bytes = Arc::new(AtomicUsize::new(0));
@@ -234,25 +234,36 @@ impl Connection {
                 future::pending::<()>().await;
             }
         };
+        let bodies = Arc::new(Bodies::new(Arc::clone(&self.connection.budget)));
+        let added = Arc::clone(&bodies);
+        let service = service_fn(move |request| {
+            let (answering, bodies) = (service.call(request), Arc::clone(&added));
+            async move { Ok::<_, Infallible>(answering.await?.map(|body| bodies.add(body))) }
+        });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams_max)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .keep_alive_interval(self.connection.options.stall_timeout)
             .keep_alive_timeout(self.connection.options.stall_timeout)
             .serve_connection(TokioIo::new(io), service);
-        let (mut connection, mut silent) = (pin!(connection), pin!(silent));
+        let stalled = bodies.drop_stalled(self.connection.options.stall_timeout);
+        let (mut connection, mut silent, mut stalled) = (pin!(connection), pin!(silent), pin!(stalled));
         let late = || Err("the HTTP/2 preface did not come in time".into());
+        let unread = || Err("the client reads its answers too slowly, and memory for bodies is short".into());
         tokio::select! {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
             () = self.node.drained() => connection.as_mut().graceful_shutdown(),
             () = silent.as_mut() => return late(),
+            () = stalled.as_mut() => return unread(),
         }
         tokio::select! {
             biased;
             ended = connection => Ok(ended?),
             () = silent => late(),
+            () = stalled => unread(),
         }
     }
 }

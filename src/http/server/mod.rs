@@ -19,6 +19,7 @@ pub mod guard;
 pub mod rpc;
 pub mod service;
 pub mod socket;
+mod stalled_bodies;
 pub mod tls;
 
 use self::{

@@ -1,0 +1,216 @@
+//! Response bodies of HTTP/2 that their client does not take. It opens a window for each stream and need not: then hyper waits, for ever, as
+//! the connection is alive otherwise. TCP's timeouts see nothing of it, and what the body holds would be held as long: its bytes, its part of
+//! the memory budget, its place among the open requests. So where memory for bodies runs short, a body is dropped whose client has taken no
+//! further piece of it for `--stall-timeout`. Its stream is reset once the client asks for more. Where there is memory, a slow client may take
+//! its time.
+//!
+//! hyper keeps the bytes that it took from a body until they are written. So it gets them piece by piece, in copies that hold nothing else.
+//! A client that leaves even these for another `--stall-timeout` loses its connection, if memory is short still.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, sleep};
+
+use super::driver::BoxError;
+use crate::http::request::budget::{Budget, UNCOUNTED_BYTES_MAX, attach};
+
+/// What hyper gets of a body at a time: as much as a frame of HTTP/2 has, unless the client allows longer ones.
+const PIECE_BYTES: usize = 16 * 1024;
+/// What hyper takes of each body ahead of a client that does not read.
+pub(super) const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The bodies of one connection.
+pub(super) struct Bodies {
+    budget: Arc<Budget>,
+    registered: Mutex<Registered>,
+}
+
+#[derive(Default)]
+struct Registered {
+    bodies: Vec<Weak<dyn MayStall>>,
+    /// When to look which of them are gone: once there are so many.
+    tidy_at: usize,
+}
+
+trait MayStall: Send + Sync {
+    /// Drops the body if the client has taken nothing of it for so long. Returns whether it was dropped that long ago, and the client has not
+    /// asked for more since.
+    fn drop_if_stalled(&self, for_longer_than: Duration) -> bool;
+}
+
+impl Bodies {
+    /// None yet, of a connection whose bodies have this budget.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, registered: Mutex::default() }
+    }
+
+    /// A body, to be dropped when its client does not take it.
+    pub(super) fn add<B>(&self, body: B) -> MayStallBody<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let state = State {
+            body: Some(Box::pin(body)),
+            frame: Bytes::new(),
+            asks_since: Some(Instant::now()),
+            dropped_at: None,
+        };
+        let shared = Arc::new(Shared(Mutex::new(state)));
+        let weak = Arc::downgrade(&shared);
+        let mut registered = self.lock();
+        if registered.bodies.len() >= registered.tidy_at {
+            registered.tidy();
+        }
+        registered.bodies.push(weak);
+        MayStallBody { shared, budget: Arc::clone(&self.budget) }
+    }
+
+    /// Drops bodies as long as it is polled. Ends when a client has not even asked for more of one that was dropped.
+    pub(super) async fn drop_stalled(&self, stall_timeout: Duration) {
+        loop {
+            let refused = self.budget.refused();
+            sleep(stall_timeout / 2).await;
+            let is_short = self.budget.used() > self.budget.total() / 2 || self.budget.refused() != refused;
+            let bodies = self.lock().tidy().to_vec();
+            if !is_short {
+                continue;
+            }
+            // All of them are looked at.
+            let abandoned = bodies.iter().filter_map(Weak::upgrade);
+            if abandoned.filter(|body| body.drop_if_stalled(stall_timeout)).count() > 0 {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registered> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered {
+    /// Those that are not gone.
+    fn tidy(&mut self) -> &[Weak<dyn MayStall>] {
+        self.bodies.retain(|body| body.strong_count() > 0);
+        self.tidy_at = 2 * self.bodies.len() + 8;
+        &self.bodies
+    }
+}
+
+/// A body that is dropped when its client does not take it.
+pub(super) struct MayStallBody<B> {
+    shared: Arc<Shared<B>>,
+    budget: Arc<Budget>,
+}
+
+struct Shared<B>(Mutex<State<B>>);
+
+struct State<B> {
+    /// `None` once it was dropped.
+    body: Option<Pin<Box<B>>>,
+    /// What hyper has not had of a frame.
+    frame: Bytes,
+    /// Since when hyper waits for the client, and not for the body.
+    asks_since: Option<Instant>,
+    dropped_at: Option<Instant>,
+}
+
+impl<B> Shared<B> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Send> MayStall for Shared<B> {
+    fn drop_if_stalled(&self, for_longer_than: Duration) -> bool {
+        let mut state = self.lock();
+        let is_long_ago =
+            |since: Option<Instant>| since.is_some_and(|since| since.elapsed() > for_longer_than);
+        if state.body.is_some() && is_long_ago(state.asks_since) {
+            state.dropped_at = Some(Instant::now());
+            let dropped = (state.body.take(), std::mem::take(&mut state.frame));
+            drop(state);
+            drop(dropped);
+            return false;
+        }
+        is_long_ago(state.dropped_at)
+    }
+}
+
+impl<B> Body for MayStallBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let state = &mut *self.shared.lock();
+        let Some(body) = &mut state.body else { return Poll::Ready(Some(Err(Stalled.into()))) };
+        if state.frame.is_empty() {
+            let polled = body.as_mut().poll_frame(context);
+            state.asks_since = polled.is_ready().then(Instant::now);
+            match polled {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(bytes) => state.frame = bytes,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                other => return other.map_err(Into::into),
+            }
+        } else {
+            state.asks_since = Some(Instant::now());
+        }
+        // Also of a short frame: it may be a part of what is long, and has the reservation of all.
+        let piece = state.frame.split_to(state.frame.len().min(PIECE_BYTES));
+        let copy = Bytes::copy_from_slice(&piece);
+        if copy.len() <= UNCOUNTED_BYTES_MAX {
+            return Poll::Ready(Some(Ok(Frame::data(copy))));
+        }
+        let reservation = self.budget.force_reserve(copy.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(attach(copy, reservation)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.shared.lock();
+        state.frame.is_empty() && state.body.as_ref().is_some_and(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.shared.lock();
+        let Some(body) = &state.body else { return SizeHint::default() };
+        let (rest, of_body) = (state.frame.len() as u64, body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(of_body.lower() + rest);
+        if let Some(upper) = of_body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+/// Why a stream is reset.
+#[derive(Debug)]
+struct Stalled;
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the client took no more of the response for --stall-timeout, and memory for bodies is short",
+        )
+    }
+}
+
+impl std::error::Error for Stalled {}
