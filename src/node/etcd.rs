@@ -9,7 +9,10 @@ mod watch_stream;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use self::{reads::Hashed, watch_stream::WatchStream};
+pub use self::{
+    reads::{Hashed, Reserve},
+    watch_stream::WatchStream,
+};
 use super::{Node, strong::Consistency};
 pub use crate::replication::strong::leases::{LeaseCall, LeaseTime};
 use crate::{
@@ -62,14 +65,16 @@ impl Node {
         }
     }
 
-    /// Does an operation, wherever that is best.
+    /// Does an operation, wherever that is best. `reserve` is called while keys are read, with the bytes of all so far: where it fails, so does
+    /// the operation.
     ///
     /// # Errors
-    /// As [`Node::etcd`]; `NotReady`.
+    /// As [`Node::etcd`]; `NotReady`; those of `reserve`.
     pub async fn etcd_operate(
         self: &Arc<Self>,
         operation: Operation,
         consistency: Consistency,
+        reserve: &mut Reserve<'_>,
     ) -> Result<Outcome> {
         if operation.writes() {
             return self.etcd(Request::Operation(operation)).await;
@@ -77,10 +82,10 @@ impl Node {
         self.before_read(etcd::table(), consistency).await?;
         match operation {
             Operation::Range(range) => {
-                let ranged = self.etcd_range(&range).await?;
+                let ranged = self.etcd_range(&range, reserve).await?;
                 Ok(ranged.map(|(revision, ranged)| Answer { revision, body: Body::Range(ranged) }))
             }
-            operation => self.etcd_read(operation).await,
+            operation => self.etcd_read(operation, reserve).await,
         }
     }
 

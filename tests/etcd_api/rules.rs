@@ -48,6 +48,28 @@ fn rest_reads_the_table_and_does_not_write_it() {
     });
 }
 
+/// A range without a limit took as much memory as all values that it found, twice.
+#[test]
+fn a_range_that_is_too_large_for_the_memory_is_refused() {
+    let served = Served::start_with(|setup| setup.flag("--max-body", "1MiB").flag("--body-memory", "4MiB"));
+    served.runtime.block_on(async {
+        let mut client = Client::open(served.address).await;
+        for number in 0..8_u8 {
+            client.put(&[b'k', number], &[b'x'; 400_000]).await.expect("is written");
+        }
+        let all = pb::RangeRequest { key: b"k".into(), range_end: b"l".into(), ..Default::default() };
+        let refused = client.kv.range(all.clone()).await.expect_err("is refused");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        for fits in [
+            pb::RangeRequest { limit: 2, ..all.clone() },
+            pb::RangeRequest { keys_only: true, ..all.clone() },
+            pb::RangeRequest { count_only: true, ..all },
+        ] {
+            assert_eq!(client.kv.range(fits).await.expect("is answered").into_inner().count, 8);
+        }
+    });
+}
+
 #[test]
 fn a_lease_that_ends_deletes_its_keys_and_one_kept_alive_does_not() {
     let served = Served::start();

@@ -29,6 +29,11 @@ pub fn wanted(range: &Range) -> usize {
     }
 }
 
+/// Whether values are returned, or keys are ordered by them.
+pub fn wants_values(range: &Range) -> bool {
+    !range.keys_only || range.target == Target::Value
+}
+
 /// What a read returns of what was found.
 pub fn select(range: &Range, found: Found) -> Ranged {
     let Found { mut kvs, count } = found;

@@ -2,6 +2,8 @@
 //! the token that they got as `token`. Here the password is a token of the node, whatever the name, and the token is the same. An
 //! `authorization` is taken too.
 
+use std::sync::Arc;
+
 use hyper::{HeaderMap, header};
 use tonic::{Request, Status, metadata::MetadataMap};
 
@@ -17,7 +19,10 @@ use crate::{
     },
     error::{Error, Result},
     grpc::request::Caller,
-    http::access::{Principal, lease::Lease, token_of},
+    http::{
+        access::{Principal, lease::Lease, token_of},
+        request::budget::Budget,
+    },
 };
 
 /// Who makes a call.
@@ -26,6 +31,8 @@ pub struct Client {
     pub principal: Principal,
     /// What ends when its token does; `None` if it never ends.
     pub lease: Option<Lease>,
+    /// The memory for its answers.
+    pub budget: Arc<Budget>,
 }
 
 /// Who makes a call.
@@ -46,7 +53,7 @@ fn identify<T>(request: &Request<T>) -> Result<Client> {
         _ => None,
     };
     options.rate_limits.count_token(&principal)?;
-    Ok(Client { principal, lease })
+    Ok(Client { principal, lease, budget: Arc::clone(&caller.connection.budget) })
 }
 
 /// The token of a call, as HTTP has it.

@@ -42,7 +42,10 @@ impl Api {
         consistency: Consistency,
     ) -> Result<(Body, Option<pb::ResponseHeader>), Status> {
         check_operation(client, &operation, bytes)?;
-        self.taken(self.node.etcd_operate(operation, consistency).await)
+        let mut reservation = client.budget.empty_reservation();
+        // What is read is in memory a second time when it is written.
+        let mut reserve = |bytes: usize| reservation.reserve_at_least(2 * bytes);
+        self.taken(self.node.etcd_operate(operation, consistency, &mut reserve).await)
     }
 }
 

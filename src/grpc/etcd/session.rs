@@ -245,7 +245,9 @@ impl Session {
         check_operation(&self.client, &operation, self.bytes).map_err(by_client)?;
         let (api, request_id) = (self.api.clone(), self.request_id.clone());
         let entering = async move {
-            let done = api.node.etcd_operate(operation, Consistency::Linearizable).await;
+            // It reads no more than two keys.
+            let mut reserve = |_| Ok(());
+            let done = api.node.etcd_operate(operation, Consistency::Linearizable, &mut reserve).await;
             let (body, header) = api.taken(done).map_err(by_client)?;
             Candidate::of(api, key, body, header)
         };

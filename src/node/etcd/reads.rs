@@ -11,7 +11,7 @@ use crate::{
             evaluate::{self, Page, Past, Rows, SCANNED_BYTES_MAX},
             request::{Keys, Operation, Outcome, Problem, Range, Ranged, Request, Txn},
             row::{self, Granted, Head, Named},
-            select::{Found, select, wanted},
+            select::{Found, select, wanted, wants_values},
         },
         json::Value,
         name::Key,
@@ -26,6 +26,9 @@ use crate::{
 
 /// How often a read begins anew where the history went on without it.
 const TRIES_MAX: usize = 3;
+
+/// Reserves memory for so many bytes, of a read that holds all it has found.
+pub type Reserve<'a> = dyn FnMut(usize) -> Result<()> + Send + 'a;
 
 /// A hash of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +90,19 @@ impl Node {
     pub(super) async fn etcd_range(
         self: &Arc<Self>,
         range: &Range,
+        reserve: &mut Reserve<'_>,
     ) -> Result<std::result::Result<(i64, Ranged), Problem>> {
         for _ in 0..TRIES_MAX {
-            let mut found = Found::default();
-            let walked = self.etcd_walk(&range.keys, range.revision, wanted(range), |page| {
+            let (mut found, mut bytes) = (Found::default(), 0);
+            let walked = self.etcd_walk(&range.keys, range.revision, wanted(range), |mut page| {
+                if !wants_values(range) {
+                    page.kvs.iter_mut().for_each(|kv| kv.value = Vec::new());
+                }
+                bytes += page.kvs.iter().map(evaluate::cost).sum::<usize>();
+                reserve(bytes)?;
                 found.count += page.count;
                 found.kvs.extend(page.kvs);
-                Ok(())
+                Ok(Ok(()))
             });
             match walked.await? {
                 Ok(head) => return Ok(Ok((head.revision, select(range, found)))),
@@ -106,11 +115,15 @@ impl Node {
     }
 
     /// What a transaction that writes nothing comes to. It is read as ranges are, and evaluated on that: however long it takes, no entry waits for it.
-    pub(super) async fn etcd_read(self: &Arc<Self>, operation: Operation) -> Result<Outcome> {
+    pub(super) async fn etcd_read(
+        self: &Arc<Self>,
+        operation: Operation,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<Outcome> {
         let keys: Arc<Vec<_>> = Arc::new(keys_of(&operation));
         let request = Arc::new(Request::Operation(operation));
         for _ in 0..TRIES_MAX {
-            let copy = match self.etcd_copy(&keys).await? {
+            let copy = match self.etcd_copy(&keys, reserve).await? {
                 Ok(copy) => copy,
                 Err(Problem::Compacted(_)) => continue,
                 Err(problem) => return Ok(Err(problem)),
@@ -127,7 +140,11 @@ impl Node {
     }
 
     /// Copies keys, all as they are at one revision.
-    async fn etcd_copy(self: &Arc<Self>, ranges: &[Keys]) -> Result<std::result::Result<Copied, Problem>> {
+    async fn etcd_copy(
+        self: &Arc<Self>,
+        ranges: &[Keys],
+        reserve: &mut Reserve<'_>,
+    ) -> Result<std::result::Result<Copied, Problem>> {
         let (mut copied, mut bytes) =
             (Copied { rows: BTreeMap::new(), revisions: self.strong.revisions() }, 0);
         let head = self.etcd_at_once(true, |snapshot| checked_head(&snapshot.store)).await?;
@@ -136,11 +153,16 @@ impl Node {
                 for kv in page.kvs {
                     bytes += evaluate::cost(&kv);
                     if bytes > SCANNED_BYTES_MAX {
-                        return Err(Problem::TooLarge);
+                        return Ok(Err(Problem::TooLarge));
                     }
-                    copied.rows.insert(row::key(&kv.key)?, row::key_value(&kv));
+                    let key = match row::key(&kv.key) {
+                        Ok(key) => key,
+                        Err(problem) => return Ok(Err(problem)),
+                    };
+                    copied.rows.insert(key, row::key_value(&kv));
                 }
-                Ok(())
+                reserve(bytes)?;
+                Ok(Ok(()))
             });
             if let Err(problem) = walked.await? {
                 return Ok(Err(problem));
@@ -167,7 +189,7 @@ impl Node {
                     hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
                 }
             }
-            Ok(())
+            Ok(Ok(()))
         });
         Ok(walked.await?.map(|head| {
             let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
@@ -185,7 +207,7 @@ impl Node {
         keys: &Keys,
         revision: i64,
         mut wanted: usize,
-        mut take: impl FnMut(Found) -> std::result::Result<(), Problem>,
+        mut take: impl FnMut(Found) -> Result<std::result::Result<(), Problem>>,
     ) -> Result<std::result::Result<Head, Problem>> {
         let (mut keys, mut begun) = (keys.clone(), None::<Head>);
         loop {
@@ -198,7 +220,7 @@ impl Node {
             };
             let head = *begun.get_or_insert(head);
             wanted = wanted.saturating_sub(page.found.kvs.len());
-            if let Err(problem) = take(page.found) {
+            if let Err(problem) = take(page.found)? {
                 return Ok(Err(problem));
             }
             match page.next {
