@@ -78,7 +78,12 @@ impl Effects {
             };
             match taken {
                 // Nobody else can take its place: it is applied when the disk takes writes again.
-                Err(Error::StorageFull(why) | Error::NotReady(why) | Error::TooMany(why)) => {
+                Err(
+                    Error::StorageFull(why)
+                    | Error::NotReady(why)
+                    | Error::TooMany(why)
+                    | Error::Overloaded(why),
+                ) => {
                     if !std::mem::replace(&mut waits, true) {
                         warn!(index, why, "the storage takes no entries of strong tables: they wait");
                     }

@@ -68,12 +68,14 @@ pub(super) fn as_change(table: &TableName, row: Row) -> Arc<Change> {
     Arc::new(Change::new(None, table.clone(), key, entry.timestamp, effect))
 }
 
-/// Like `read_page`, but waits while the storage is being reopened.
+/// Like `read_page`, but waits while the storage is being reopened, or too many wait for a batch.
 pub(super) fn read_page_with_retry(store: &Store, topic: &Topic, after: Option<&Key>) -> Result<Page<Row>> {
     let deadline = Instant::now() + REOPENING_MAX;
     loop {
         match read_page(store, topic, after.cloned()) {
-            Err(Error::NotReady(_)) if Instant::now() < deadline => thread::sleep(REOPENING_PAUSE),
+            Err(Error::NotReady(_) | Error::Overloaded(_)) if Instant::now() < deadline => {
+                thread::sleep(REOPENING_PAUSE)
+            }
             page => return page,
         }
     }

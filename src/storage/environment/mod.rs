@@ -6,7 +6,13 @@
 pub mod disk;
 pub mod wall_clock;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
@@ -173,6 +179,33 @@ pub fn wait_aside<T>(wait: impl FnOnce() -> T) -> T {
         Ok(RuntimeFlavor::MultiThread) => block_in_place(wait),
         Ok(_) | Err(_) => wait(),
     }
+}
+
+/// Most requests that wait aside: the runtime has 512 threads for all that blocks, and serves nobody once they are used up.
+const WAITING_MAX: usize = 256;
+
+/// How many do.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// As `wait_aside`, for what many clients can wait for at a time. `for_what` they wait is for the error.
+///
+/// # Errors
+/// `Overloaded` if many requests wait already.
+pub fn wait_aside_if_few<T>(for_what: &str, wait: impl FnOnce() -> T) -> Result<T> {
+    struct Waits;
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            WAITING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let waiting = WAITING.fetch_add(1, Ordering::Relaxed);
+    let _waits = Waits;
+    if waiting >= WAITING_MAX {
+        return Err(Error::Overloaded(format!(
+            "{WAITING_MAX} requests wait for {for_what} already: try again, or another node"
+        )));
+    }
+    Ok(wait_aside(wait))
 }
 
 /// Bytes of the system that nobody can predict, for secrets.

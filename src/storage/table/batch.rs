@@ -25,7 +25,10 @@ use super::{
 use crate::{
     core::{name::Key, register::Register},
     error::Result,
-    storage::{engine::Slice, environment::wait_aside},
+    storage::{
+        engine::Slice,
+        environment::{wait_aside, wait_aside_if_few},
+    },
 };
 
 /// The rows of a table that a batch has reserved.
@@ -61,23 +64,26 @@ impl Reserved {
     }
 
     /// Waits for its turn, behind other batches.
-    fn take_turn(&self) -> MutexGuard<'_, ()> {
+    fn take_turn(&self) -> Result<MutexGuard<'_, ()>> {
         match self.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                wait_aside(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner))
-            }
+            Ok(turn) => Ok(turn),
+            Err(TryLockError::Poisoned(turn)) => Ok(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => wait_aside_if_few("an atomic batch of their table", || {
+                self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+            }),
         }
     }
 
+    /// Waits until no batch has reserved a row.
     fn wait_for(&self, row: &[u8]) {
-        wait_aside(|| {
-            let mut rows = self.rows();
-            while rows.contains(row) {
-                rows = self.released.wait(rows).unwrap_or_else(PoisonError::into_inner);
-            }
-        });
+        let mut rows = self.rows();
+        while rows.contains(row) {
+            rows = self.released.wait(rows).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait_for_if_few(&self, row: &[u8]) -> Result<()> {
+        wait_aside_if_few("an atomic batch that has their key", || self.wait_for(row))
     }
 
     fn release(&self) {
@@ -94,21 +100,41 @@ impl Table {
     /// Locks the partition of a row to be written, as soon as no batch has reserved the row.
     pub(in crate::storage) fn lock_row(&self, row: &[u8]) -> MutexGuard<'_, Partition> {
         loop {
-            let partition = self.lock(row[0]);
-            // Check under the lock, as a batch reserves under it.
-            if !self.reserved.has(row) {
-                return partition;
+            match self.lock_unreserved(row) {
+                Some(partition) => return partition,
+                None => wait_aside(|| self.reserved.wait_for(row)),
             }
-            drop(partition);
-            self.reserved.wait_for(row);
         }
     }
 
-    /// Waits while a batch is setting this row.
-    pub(in crate::storage) fn settled(&self, row: &[u8]) {
-        if self.reserved.being_set.load(Ordering::Acquire) && self.reserved.has(row) {
-            self.reserved.wait_for(row);
+    /// The same for a request of a client.
+    ///
+    /// # Errors
+    /// `Overloaded` if many requests wait for batches.
+    pub(in crate::storage) fn lock_row_if_few(&self, row: &[u8]) -> Result<MutexGuard<'_, Partition>> {
+        loop {
+            match self.lock_unreserved(row) {
+                Some(partition) => return Ok(partition),
+                None => self.reserved.wait_for_if_few(row)?,
+            }
         }
+    }
+
+    fn lock_unreserved(&self, row: &[u8]) -> Option<MutexGuard<'_, Partition>> {
+        let partition = self.lock(row[0]);
+        // Check under the lock, as a batch reserves under it.
+        (!self.reserved.has(row)).then_some(partition)
+    }
+
+    /// Waits while a batch is setting this row.
+    ///
+    /// # Errors
+    /// `Overloaded` if many requests wait for batches.
+    pub(in crate::storage) fn settled(&self, row: &[u8]) -> Result<()> {
+        if self.reserved.being_set.load(Ordering::Acquire) && self.reserved.has(row) {
+            self.reserved.wait_for_if_few(row)?;
+        }
+        Ok(())
     }
 
     /// Merges many writes, all or none: the first error of a `decide` cancels all of them, and so does a crash. `writes` is emptied only
@@ -118,7 +144,7 @@ impl Table {
         D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     {
         self.writing(|trees| {
-            let _turn = self.reserved.take_turn();
+            let _turn = self.reserved.take_turn()?;
             let mut batch = Batch { table: self, trees, rows: HashMap::new() };
             let mut results = Vec::with_capacity(writes.len());
             for (key, decide) in writes.drain(..) {
@@ -218,11 +244,11 @@ mod tests {
     };
 
     use crate::{
-        core::register::Register,
+        core::{name::Key, register::Register},
         error::{Error, Result},
         storage::{
             Store,
-            table::merge::Existing,
+            table::merge::{Existing, Merged},
             tests::{DEADLINE, Fixture, close, key, put, table, wait_until},
         },
     };
@@ -238,30 +264,51 @@ mod tests {
         entry.map(|entry| entry.value.as_str().to_owned())
     }
 
+    /// A batch that waits, in the decision of its last row, to be told to go on.
+    struct StuckBatch {
+        go_on: mpsc::Sender<()>,
+        batch: thread::JoinHandle<Result<Vec<Merged>>>,
+    }
+
+    impl StuckBatch {
+        /// Returns once `writes` are decided and their rows reserved.
+        fn begin(store: &Store, mut writes: Vec<(Key, Decide)>) -> Self {
+            let (go_on, waits) = mpsc::channel::<()>();
+            let reserved = writes.len();
+            writes.push((
+                key("last"),
+                Box::new(move |_| {
+                    waits.recv().expect("told to go on");
+                    Ok(put("2", None, 2000))
+                }),
+            ));
+            let batching = store.clone();
+            let batch = thread::spawn(move || batching.merge_all(&table(), writes));
+            wait_until("the batch waits in its last row", || {
+                store.table(&table()).is_some_and(|table| table.reserved.rows().len() == reserved)
+            });
+            Self { go_on, batch }
+        }
+
+        fn finish(self) {
+            self.go_on.send(()).expect("it waits");
+            self.batch.join().expect("no panic").expect("merges");
+        }
+    }
+
     /// A batch held the locks of all its partitions from its first row to its last: one of a million operations kept another client's write
     /// waiting for 18 s. Now a writer of other keys does not wait, however long the batch takes.
     #[test]
     fn a_write_of_another_key_does_not_wait_for_a_batch() {
         let fixture = Fixture::new();
         let store = fixture.open();
-        let (go_on, waits) = mpsc::channel::<()>();
-        let stuck: Decide = Box::new(move |_| {
-            waits.recv().expect("told to go on");
-            Ok(put("2", None, 2000))
-        });
-        let mut writes: Vec<_> =
-            (0..500).map(|number| (key(&format!("batch-{number}")), write(put("1", None, number)))).collect();
+        let writes = (0..500).map(|number| (key(&format!("batch-{number}")), write(put("1", None, number))));
+        let batch = StuckBatch::begin(&store, writes.collect());
         // Only a partition that no other key here needs is locked meanwhile.
-        writes.push((key("last"), stuck));
-        let batching = store.clone();
-        let batch = thread::spawn(move || batching.merge_all(&table(), writes));
         let last = crate::storage::table::row::row_of(&key("last"))[0];
         let mut names = (0..).map(|number| format!("other-{number}"));
         let mut others =
             names.by_ref().filter(|name| crate::storage::table::row::row_of(&key(name))[0] != last);
-        wait_until("the batch waits in its last row", || {
-            store.table(&table()).is_some_and(|table| table.reserved.rows().len() == 500)
-        });
         for name in others.by_ref().take(600) {
             store.merge(&table(), &key(&name), |_| Ok(put("0", None, 5000))).expect("merges");
         }
@@ -279,8 +326,7 @@ mod tests {
         });
         thread::sleep(Duration::from_millis(20));
         assert!(!done.load(Ordering::SeqCst));
-        go_on.send(()).expect("it waits");
-        batch.join().expect("no panic").expect("merges");
+        batch.finish();
         racer.join().expect("no panic").expect("merges");
         assert_eq!(
             (value(&store, "batch-7").as_deref(), value(&store, "batch-8").as_deref()),
@@ -297,17 +343,7 @@ mod tests {
         let store = fixture.open();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
         let runtime = runtime.expect("a runtime");
-        let (go_on, waits) = mpsc::channel::<()>();
-        let stuck: Decide = Box::new(move |_| {
-            waits.recv().expect("told to go on");
-            Ok(put("2", None, 2000))
-        });
-        let batching = store.clone();
-        let writes = vec![(key("first"), write(put("1", None, 1))), (key("last"), stuck)];
-        let batch = thread::spawn(move || batching.merge_all(&table(), writes));
-        wait_until("the batch waits in its last row", || {
-            store.table(&table()).is_some_and(|table| table.reserved.rows().len() == 1)
-        });
+        let batch = StuckBatch::begin(&store, vec![(key("first"), write(put("1", None, 1)))]);
         let (begins, begun) = mpsc::channel();
         let waiting: [Box<dyn FnOnce(Store) + Send>; 2] = [
             Box::new(|store| {
@@ -328,13 +364,41 @@ mod tests {
             runtime.spawn(async move { begins.send(()).expect("is awaited") });
             begun.recv_timeout(DEADLINE).expect("others are served");
         }
-        go_on.send(()).expect("it waits");
-        batch.join().expect("no panic").expect("merges");
+        batch.finish();
         drop(runtime);
         assert_eq!(
             (value(&store, "first").as_deref(), value(&store, "other").as_deref()),
             (Some("9"), Some("9"))
         );
+        close(store);
+    }
+
+    /// With as many as the runtime has threads for what blocks, the node served nobody until the batch was over.
+    #[test]
+    fn of_very_many_that_wait_for_a_batch_some_are_refused_and_others_are_served() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime = runtime.expect("a runtime");
+        let batch = StuckBatch::begin(&store, vec![(key("first"), write(put("1", None, 1)))]);
+        let (ends, ended) = mpsc::channel();
+        for number in 0..600 {
+            let (store, ends) = (store.clone(), ends.clone());
+            runtime.spawn(async move {
+                let merged = store.merge(&table(), &key("first"), |_| Ok(put("9", None, 9000 + number)));
+                ends.send(merged.is_ok()).expect("is awaited");
+            });
+        }
+        let refused = || ended.recv_timeout(DEADLINE).expect("more are refused");
+        assert!((0..600 - 256).all(|_| !refused()));
+        let (serves, served) = mpsc::channel();
+        runtime.spawn(async move { serves.send(()).expect("is awaited") });
+        served.recv_timeout(DEADLINE).expect("others are served");
+        batch.finish();
+        let written = (0..256).filter(|_| ended.recv_timeout(DEADLINE).expect("the others end")).count();
+        // Other tests may wait at the same time.
+        assert!(written > 200, "{written} were written");
+        drop(runtime);
         close(store);
     }
 

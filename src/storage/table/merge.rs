@@ -117,7 +117,7 @@ impl Table {
     ) -> Result<Merged> {
         self.writing(|trees| {
             let row = row_of(key);
-            let mut partition = self.lock_row(&row);
+            let mut partition = self.lock_row_if_few(&row)?;
             let stored = self.stored(trees, &row)?;
             self.merge_locked(trees, &mut partition, &row, stored.as_deref(), decide)
         })

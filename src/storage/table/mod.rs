@@ -148,7 +148,7 @@ impl Table {
         let row = row_of(key);
         let open = self.open();
         let trees = trees::of(&open)?;
-        self.settled(&row);
+        self.settled(&row)?;
         let (cached, stamp) = self.context.hot.get(self.id, &row);
         if let Some(entry) = cached {
             return Ok(Some(entry).filter(|entry| self.is_current(entry.expires_at_ms)));
