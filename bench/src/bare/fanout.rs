@@ -7,23 +7,14 @@ use std::{
     thread,
 };
 
-use super::Failure;
+use super::{Failure, Listen};
 use crate::client::target::FANOUT_KEY;
-
-/// Where it listens.
-#[derive(Clone, Debug, clap::Args)]
-#[group(skip)]
-pub struct Options {
-    /// Address to listen at
-    #[arg(long, default_value = "127.0.0.1:6670")]
-    listen: String,
-}
 
 /// Serves until the process ends. Speaks as much HTTP as `dynarust-bench fanout` needs: GET subscribes, a PUT of the one key goes
 /// to all subscribers, any other PUT is only answered.
-pub fn run(Options { listen }: &Options) -> Result<(), Failure> {
-    let listener = TcpListener::bind(listen)?;
-    println!("bare fanout at {listen}");
+pub fn run(Listen { address }: &Listen) -> Result<(), Failure> {
+    let listener = TcpListener::bind(address)?;
+    println!("bare fanout at {address}");
     let subscribers = Arc::new(Mutex::new(Vec::new()));
     for stream in listener.incoming() {
         let (stream, subscribers) = (stream?, subscribers.clone());

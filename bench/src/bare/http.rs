@@ -8,16 +8,15 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming};
 
-use super::{Failure, server};
+use super::{Failure, Listen, server};
 use crate::client::{document::Documents, target};
 
 /// What is served.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Address to listen at
-    #[arg(long, default_value = "127.0.0.1:6670")]
-    listen: String,
+    #[command(flatten)]
+    listen: Listen,
     /// Keys that are there
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
@@ -40,7 +39,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     });
     let values: Arc<HashMap<String, Bytes>> = Arc::new(values.collect());
     let what = format!("{} keys", options.keys);
-    server::serve(&options.listen, ("http", &what), move |request| future::ready(answer(&request, &values)))
+    server::serve(&options.listen.address, ("http", &what), move |request| {
+        future::ready(answer(&request, &values))
+    })
 }
 
 fn answer(request: &Request<Incoming>, values: &HashMap<String, Bytes>) -> Response<Full<Bytes>> {

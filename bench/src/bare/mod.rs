@@ -29,7 +29,16 @@ enum Server {
     /// Loads rows into sled, without a server; compare with batch
     Sled(sled::Options),
     /// Sends each PUT of one key to all its subscribers; compare with fanout
-    Fanout(fanout::Options),
+    Fanout(Listen),
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+struct Listen {
+    /// Address to listen at
+    #[arg(long = "listen", value_name = "LISTEN", default_value = "127.0.0.1:6670")]
+    address: String,
 }
 
 /// Runs a server until it fails or the process ends; sled ends by itself.

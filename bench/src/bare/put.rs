@@ -15,15 +15,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use tokio::sync::oneshot;
 
-use super::{Failure, server, sled};
+use super::{Failure, Listen, server, sled};
 
 /// Where it listens, and what it writes to.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Address to listen at
-    #[arg(long, default_value = "127.0.0.1:6670")]
-    listen: String,
+    #[command(flatten)]
+    listen: Listen,
     /// Directory of sled; it must not exist
     #[arg(long)]
     data: PathBuf,
@@ -34,7 +33,7 @@ pub fn run(Options { listen, data }: &Options) -> Result<(), Failure> {
     let store = Arc::new(Store::open(data)?);
     let committed = store.clone();
     thread::Builder::new().name("commit".into()).spawn(move || committed.commit())?;
-    server::serve(listen, ("put", "durable"), move |request| answer(request, store.clone()))
+    server::serve(&listen.address, ("put", "durable"), move |request| answer(request, store.clone()))
 }
 
 async fn answer(request: Request<Incoming>, store: Arc<Store>) -> Response<Full<Bytes>> {
