@@ -58,12 +58,8 @@ impl Bodies {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let state = State {
-            body: Some(Box::pin(body)),
-            frame: Bytes::new(),
-            asks_since: Some(Instant::now()),
-            dropped_at: None,
-        };
+        let state =
+            State { body: Some(Box::pin(body)), frame: Bytes::new(), asks_since: Some(Instant::now()) };
         let shared = Arc::new(Shared(Mutex::new(state)));
         let weak = Arc::downgrade(&shared);
         let mut registered = self.lock();
@@ -119,9 +115,8 @@ struct State<B> {
     body: Option<Pin<Box<B>>>,
     /// What hyper has not had of a frame.
     frame: Bytes,
-    /// Since when hyper waits for the client, and not for the body.
+    /// Since when hyper waits for the client, and not for the body; once it was dropped, since then.
     asks_since: Option<Instant>,
-    dropped_at: Option<Instant>,
 }
 
 impl<B> Shared<B> {
@@ -133,16 +128,15 @@ impl<B> Shared<B> {
 impl<B: Send> MayStall for Shared<B> {
     fn drop_if_stalled(&self, for_longer_than: Duration) -> bool {
         let mut state = self.lock();
-        let is_long_ago =
-            |since: Option<Instant>| since.is_some_and(|since| since.elapsed() > for_longer_than);
-        if state.body.is_some() && is_long_ago(state.asks_since) {
-            state.dropped_at = Some(Instant::now());
-            let dropped = (state.body.take(), std::mem::take(&mut state.frame));
-            drop(state);
-            drop(dropped);
+        if state.asks_since.is_none_or(|since| since.elapsed() <= for_longer_than) {
             return false;
         }
-        is_long_ago(state.dropped_at)
+        let Some(body) = state.body.take() else { return true };
+        state.asks_since = Some(Instant::now());
+        let dropped = (body, std::mem::take(&mut state.frame));
+        drop(state);
+        drop(dropped);
+        false
     }
 }
 
@@ -214,3 +208,67 @@ impl fmt::Display for Stalled {
 }
 
 impl std::error::Error for Stalled {}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{core::memory_pressure::MemoryPressure, http::request::budget::Reservation};
+
+    const STALL: Duration = Duration::from_secs(10);
+
+    struct Fixture {
+        bodies: Bodies,
+        body: MayStallBody<Full<Bytes>>,
+        _others: Reservation,
+    }
+
+    impl Fixture {
+        /// A body of ten pieces, where others hold so much of a budget of 1,000,000 bytes.
+        fn new(held: u64) -> Self {
+            let budget = Budget::new(1_000_000, MemoryPressure::default());
+            let _others = budget.reserve(held).expect("there is room");
+            let bodies = Bodies::new(budget);
+            let body = bodies.add(Full::new(Bytes::from(vec![b'x'; 10 * PIECE_BYTES])));
+            Self { bodies, body, _others }
+        }
+
+        /// The length of the next piece; `None` at the end.
+        async fn next(&mut self) -> Option<Result<usize, BoxError>> {
+            let frame = self.body.frame().await?;
+            Some(frame.map(|frame| frame.into_data().expect("no trailers").len()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_memory_is_short_a_client_that_takes_nothing_loses_the_body_and_then_the_connection() {
+        let fixture = Fixture::new(600_000);
+        let begun = Instant::now();
+        fixture.bodies.drop_stalled(STALL).await;
+        assert!(begun.elapsed() > 2 * STALL && begun.elapsed() <= 3 * STALL, "{:?}", begun.elapsed());
+        let mut fixture = Fixture::new(600_000);
+        assert!(timeout(2 * STALL, fixture.bodies.drop_stalled(STALL)).await.is_err());
+        assert!(fixture.next().await.expect("tells").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_is_memory_a_client_may_take_its_time() {
+        let mut fixture = Fixture::new(400_000);
+        assert!(timeout(10 * STALL, fixture.bodies.drop_stalled(STALL)).await.is_err());
+        assert_eq!(fixture.next().await.expect("goes on").expect("is there"), PIECE_BYTES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_piece_after_piece_gets_all() {
+        let mut fixture = Fixture::new(600_000);
+        let mut pieces = 0;
+        while let Some(piece) = fixture.next().await {
+            assert_eq!(piece.expect("is there"), PIECE_BYTES);
+            pieces += 1;
+            assert!(timeout(STALL * 9 / 10, fixture.bodies.drop_stalled(STALL)).await.is_err());
+        }
+        assert_eq!(pieces, 10);
+    }
+}
