@@ -60,6 +60,10 @@ fn a_range_that_is_too_large_for_the_memory_is_refused() {
         let all = pb::RangeRequest { key: b"k".into(), range_end: b"l".into(), ..Default::default() };
         let refused = client.kv.range(all.clone()).await.expect_err("is refused");
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        let read = pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(all.clone())) };
+        let txn = pb::TxnRequest { success: vec![read], ..Default::default() };
+        let refused = client.kv.txn(txn).await.expect_err("is refused");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
         for fits in [
             pb::RangeRequest { limit: 2, ..all.clone() },
             pb::RangeRequest { keys_only: true, ..all.clone() },
