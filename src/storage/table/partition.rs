@@ -134,6 +134,11 @@ impl Digests {
         self.tree()
     }
 
+    /// Rebuilds the tree at another depth without a scan, if it knows all rows; see `PartitionTree::rebuild_from_recents`.
+    pub fn rebuild_from_recents(&mut self, depth: u8) -> bool {
+        self.tree_mut().rebuild_from_recents(depth)
+    }
+
     /// Takes the buckets of digests of the same rows; see `PartitionTree::rebuild`.
     pub fn rebuild(&mut self, built: Self) {
         self.tree_mut().rebuild(built.tree.map_or_else(|| EMPTY.clone(), |tree| *tree));

@@ -103,6 +103,9 @@ impl Table {
     pub(in crate::storage) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
         let Some(digests) = &mut partition.digests else { return };
         let Some(depth) = digests.tree().wants_depth() else { return };
+        if digests.rebuild_from_recents(depth) {
+            return;
+        }
         match self.tally(trees, number, digests.key().clone(), Some(depth)) {
             Ok((_, built)) => digests.rebuild(built),
             Err(error) => {
