@@ -6,8 +6,10 @@
 
 mod client;
 mod end;
+mod in_progress;
 mod metered;
 mod operation;
+mod read_ahead;
 pub mod request;
 mod session;
 mod subscription;
@@ -21,7 +23,7 @@ use tokio_tungstenite::{
 };
 use warp::reply::Response;
 
-use self::{metered::Metered, session::Session};
+use self::{metered::Metered, read_ahead::ReadAhead, session::Session};
 use super::{request::Call, response};
 use crate::{
     error::Result,
@@ -32,15 +34,15 @@ use crate::{
     node::{Node, Start, Topic},
 };
 
-/// Every connection holds one for its whole life, so it is small. A long message takes several reads.
-const READ_BUFFER_BYTES: usize = 1024;
+/// Every connection holds one for its whole life, so it is small. No system call reads so little: see `read_ahead`.
+const READ_BUFFER_BYTES: usize = 256;
 /// Messages that are ready together go into one write, up to this size.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 /// What a message has around its value: the escaped key (six bytes for each of 1024), labels, conditions.
 const MESSAGE_SLACK_BYTES: usize = 16 * 1024;
 
 /// A connection after the handshake.
-type Socket = WebSocketStream<Metered<Upgraded>>;
+type Socket = WebSocketStream<Metered<ReadAhead<Upgraded>>>;
 
 /// Serves one client that may send requests and subscribe.
 ///
@@ -77,7 +79,7 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
     let mut response = response::switching_protocols(&accept);
     let run = move |connection| {
         tokio::spawn(async move {
-            let connection = Metered::new(connection, budget);
+            let connection = Metered::new(ReadAhead::new(connection), budget);
             let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
             session.run(&mut socket).await;
         });

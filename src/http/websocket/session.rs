@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{
     FutureExt, SinkExt, StreamExt,
     future::{self, BoxFuture},
-    stream::{AbortHandle, Abortable, FuturesUnordered, SelectAll},
+    stream::{AbortHandle, Abortable},
 };
 use tokio::time::{Instant, Interval, timeout};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message, protocol::frame::coding::CloseCode};
@@ -19,9 +19,10 @@ use super::{
     Socket,
     client::{self, Client},
     end::{self, End, Step},
+    in_progress::RequestsInProgress,
     operation::Operation,
     request::{self, Label, ReplyTo, Request},
-    subscription::LabelledSubscription,
+    subscription::{LabelledSubscription, Subscriptions},
 };
 use crate::{
     error::{Error, Result},
@@ -30,7 +31,7 @@ use crate::{
         events, keep_alive,
         request::{Call, budget::Reservation, permission},
     },
-    node::{Cursor, Node, Notice, Start, Topic, with_request_id},
+    node::{Cursor, Node, Notice, Start, Subscription, Topic, with_request_id},
 };
 
 /// Subscriptions of one connection.
@@ -51,9 +52,9 @@ pub struct Session {
     /// The id of the request that opened the connection; in every problem.
     request_id: Arc<str>,
     kind: Kind,
-    subscriptions: SelectAll<LabelledSubscription>,
+    subscriptions: Subscriptions,
     labels: HashMap<Label, AbortHandle>,
-    requests: FuturesUnordered<BoxFuture<'static, String>>,
+    requests: RequestsInProgress,
     ticks: Interval,
     unanswered_pings: u32,
     drained: BoxFuture<'static, ()>,
@@ -105,9 +106,9 @@ impl Session {
             lease: permission::lease(call)?,
             request_id: call.request_id.to_str().unwrap_or_default().into(),
             kind,
-            subscriptions: SelectAll::new(),
+            subscriptions: Subscriptions::None,
             labels: HashMap::new(),
-            requests: FuturesUnordered::new(),
+            requests: RequestsInProgress::default(),
             ticks: keep_alive::timer(),
             unanswered_pings: 0,
             drained: Box::pin(async move { draining.drained().await }),
@@ -283,8 +284,7 @@ impl Session {
 
     /// Where all subscriptions of this connection can be resumed, if all of them have sent everything so far.
     fn position(&self) -> Option<Cursor> {
-        let running = self.subscriptions.iter().filter(|labelled| !labelled.stopped.is_aborted());
-        let positions = running.map(|labelled| labelled.subscription.position());
+        let positions = self.subscriptions.running().map(Subscription::position);
         let positions: Option<Vec<Cursor>> = positions.collect();
         positions?.into_iter().min_by_key(|cursor| cursor.sequence)
     }
@@ -301,7 +301,7 @@ impl Session {
         let (counters, began) =
             (operation.is_counted().then(|| Arc::clone(self.client.counters())), Instant::now());
         let principal = self.client.principal().clone();
-        self.requests.push(Box::pin(async move {
+        self.requests.push(async move {
             let admitted = if operation.is_write() { reservation.budget().admit_write() } else { Ok(()) };
             let body = match admitted {
                 Ok(()) => with_request_id(&request_id, operation.run(&node, &principal)).await,
@@ -316,7 +316,7 @@ impl Session {
                 Ok(body) => reply_to.result(&body),
                 Err(error) => reply_to.problem(&error, &request_id),
             }
-        }));
+        });
         // Poll before reading the next message, so that requests start in order: a get after a put sees it.
         while let Some(Some(answer)) = self.requests.next().now_or_never() {
             send(socket, answer).await?;
