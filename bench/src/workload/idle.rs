@@ -40,6 +40,9 @@ pub enum Protocol {
     Ws,
 }
 
+/// How long the target's memory must not have grown before the streams are opened: a node that has just started still does.
+const SETTLED_FOR: Duration = Duration::from_secs(1);
+
 /// Opens streams, holds them, and reads the target's memory.
 pub async fn run(idle: Options, target: &Target) -> Result<Report> {
     target.expect_node("idle")?;
@@ -48,14 +51,11 @@ pub async fn run(idle: Options, target: &Target) -> Result<Report> {
             "idle reads the memory of the target: add --pid with its process id".into(),
         ));
     };
+    // What the first one takes once, such as pages of the program, is not what each takes.
+    let _first = open(idle.protocol, 1, target).await?;
+    settle(pid).await?;
     let (resident_before, sockets_before) = (process::resident_bytes(pid)?, process::socket_bytes()?);
-    let streams = match idle.protocol {
-        Protocol::Sse => {
-            let requests = (0..idle.streams).map(|number| target.subscribe(&target::key(number))).collect();
-            subscribers::open("idle", target, requests).await?
-        }
-        Protocol::Ws => open_websockets(idle.streams, target).await?,
-    };
+    let streams = open(idle.protocol, idle.streams, target).await?;
     time::sleep(idle.hold).await;
     let (resident_after, sockets_after) = (process::resident_bytes(pid)?, process::socket_bytes()?);
     let connected = process::ports_connected_to(target.address.port())?;
@@ -72,6 +72,27 @@ pub async fn run(idle: Options, target: &Target) -> Result<Report> {
     report.note("rss_kib_per_stream", per_stream_kib(resident_after, resident_before));
     report.note("sockets_kib_per_stream", per_stream_kib(sockets_after, sockets_before));
     Ok(report)
+}
+
+async fn open(protocol: Protocol, count: u64, target: &Target) -> Result<Vec<TcpStream>> {
+    match protocol {
+        Protocol::Sse => {
+            let requests = (0..count).map(|number| target.subscribe(&target::key(number))).collect();
+            subscribers::open("idle", target, requests).await
+        }
+        Protocol::Ws => open_websockets(count, target).await,
+    }
+}
+
+/// Waits until a process takes no more memory than a moment ago.
+async fn settle(pid: u32) -> Result<()> {
+    loop {
+        let before = process::resident_bytes(pid)?;
+        time::sleep(SETTLED_FOR).await;
+        if process::resident_bytes(pid)? <= before {
+            return Ok(());
+        }
+    }
 }
 
 async fn open_websockets(count: u64, target: &Target) -> Result<Vec<TcpStream>> {
