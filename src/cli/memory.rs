@@ -23,8 +23,8 @@ const CRITICAL_PERCENT: u64 = 90;
 /// What the opening of a store may take of the limit: as much again is for the work.
 const OPENED_PERCENT_MAX: u64 = 50;
 /// What a node without rows takes, and how many bytes of log one byte of memory stands for: a million rows of 350 bytes have a log
-/// of 203 MiB, and take 72 MiB once they are open.
-const EMPTY_BYTES: u64 = 26 << 20;
+/// of 286 MiB, and take 75 MiB once they are open.
+const EMPTY_BYTES: u64 = 4 << 20;
 const LOG_BYTES_PER_BYTE: u64 = 4;
 const PAGE_BYTES: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -228,12 +228,12 @@ mod tests {
     /// A node of 64 MiB on a million rows was killed while it opened them, and its log said nothing of it.
     #[test]
     fn a_log_that_may_be_too_long_to_open_is_told_of_before_with_the_memory_that_would_do() {
-        let said = warning_of_opening(64 * MIB, 203 * MIB).expect("a warning");
+        let said = warning_of_opening(64 * MIB, 286 * MIB).expect("a warning");
         assert!(said.contains("64 MiB may be too small") && said.ends_with("give it 192 MiB"), "{said}");
-        assert_eq!(warning_of_opening(128 * MIB, 203 * MIB), None);
+        assert_eq!(warning_of_opening(128 * MIB, 286 * MIB), None);
         assert_eq!(warning_of_opening(64 * MIB, 0), None);
         let folder = tempfile::tempdir().expect("a directory");
-        let limit = Limit { bytes: 20 * MIB, source: Source::Setting };
+        let limit = Limit { bytes: 4 * MIB, source: Source::Setting };
         assert!(too_small_to_open(&limit, folder.path()).is_some_and(|said| said.contains("a log of 0 MiB")));
     }
 

@@ -216,6 +216,13 @@ pub fn parent(path: &Path) -> PathBuf {
     }
 }
 
+/// Makes what sled makes once in each process and never uses: 42 histograms of 512 KiB, for metrics that are off. As long as the process has freed
+/// nothing of that size, they are memory that nobody has touched, and take none; 21 MB otherwise. Call it before a store is read.
+pub fn prepare() {
+    // A configuration that is dropped prints the metrics, which are nothing, and so makes them.
+    drop(sled::Config::new().print_profile_on_drop(true));
+}
+
 fn open_with_retry(path: &Path, cache_bytes: u64) -> Result<sled::Db> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {

@@ -69,6 +69,7 @@ pub struct Identity {
 
 /// Locks and opens the directory.
 pub fn open(options: &Options) -> Result<(Engine, File, Identity)> {
+    engine::prepare();
     let lock = lock(&options.data)?;
     let ((engine, mut identity), lock, set_aside) = match examine::readable(options) {
         Ok(opened) => (opened, lock, None),
