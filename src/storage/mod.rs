@@ -38,6 +38,7 @@ pub mod temporary;
 mod threads;
 pub(crate) mod transfer;
 mod unfinished;
+mod weak;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,6 +80,7 @@ pub use self::{
     commit::Durability,
     environment::{Environment, Randomness, Threads, WallClock},
     options::{Buffers, Options, Peers},
+    weak::WeakStore,
 };
 use crate::{
     core::{

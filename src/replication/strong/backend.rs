@@ -9,11 +9,10 @@ use std::{
     future::ready,
     path::PathBuf,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::time::sleep;
+use tokio::sync::Notify;
 use tracing::warn;
 
 use super::{
@@ -34,7 +33,7 @@ use crate::{
         strong::request::{Outcome, Request},
     },
     error::{Error, Result},
-    storage::Store,
+    storage::WeakStore,
 };
 
 /// The note of a node whose strong tables are kept by an etcd.
@@ -176,15 +175,12 @@ fn no_group() -> Error {
     )
 }
 
-/// How often a node looks whether the others have agreed on an instant, which they do about once a second.
-const CONFIRM_EVERY: Duration = Duration::from_millis(100);
-
 /// Confirms the instants that the nodes agree on, once this node has all that was in strong tables: so that whoever watches one can go on at
-/// another node. Ends with the backend.
-async fn confirm(backend: Weak<dyn Backend>, store: Store) {
+/// another node. Ends with the backend or the store.
+async fn confirm(backend: Weak<dyn Backend>, store: WeakStore, offers: Arc<Notify>) {
     loop {
-        sleep(CONFIRM_EVERY).await;
-        let Some(backend) = backend.upgrade() else { return };
+        offers.notified().await;
+        let Some((backend, store)) = backend.upgrade().zip(store.upgrade()) else { return };
         let Some(at_ms) = store.offered_ms() else { continue };
         // Without a majority there is another instant by the time there is one.
         if backend.barrier().await.is_err() {
@@ -204,7 +200,7 @@ async fn confirm(backend: Weak<dyn Backend>, store: Store) {
 pub async fn start(parts: Parts, directory: PathBuf, choice: &Choice) -> Result<Arc<dyn Backend>> {
     let store = parts.store.clone();
     let backend = start_chosen(parts, directory, choice).await?;
-    tokio::spawn(confirm(Arc::downgrade(&backend), store));
+    tokio::spawn(confirm(Arc::downgrade(&backend), store.downgrade(), store.offers()));
     Ok(backend)
 }
 

@@ -43,6 +43,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering, fence},
 };
 
+use tokio::sync::Notify;
 use tracing::debug;
 
 pub use super::spans::Spans;
@@ -74,6 +75,15 @@ pub struct AgreedInstants {
     /// The latest timestamp of all rows set since the store was opened.
     written_ms: AtomicU64,
     state: Mutex<State>,
+    /// Wakes whoever confirms what is offered.
+    offered: Arc<Notify>,
+}
+
+/// Whoever waits for an offer does not keep the store, and is to end with it.
+impl Drop for AgreedInstants {
+    fn drop(&mut self) {
+        self.offered.notify_one();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -263,12 +273,18 @@ impl Store {
             return self.conclude(at_ms);
         }
         self.0.context.agreed.lock().offered_ms = at_ms;
+        self.0.context.agreed.offered.notify_one();
         Ok(())
     }
 
     /// The instant that was offered last and waits until the strong tables are as they were on the others; `None` if none does.
     pub fn offered_ms(&self) -> Option<u64> {
         Some(self.0.context.agreed.lock().offered_ms).filter(|at_ms| *at_ms > 0)
+    }
+
+    /// Tells the one who confirms them of each instant that is offered, and of the end of the store.
+    pub fn offers(&self) -> Arc<Notify> {
+        self.0.context.agreed.offered.clone()
     }
 
     /// Records that this node has applied all that was committed in strong tables when an instant was offered, or later.
