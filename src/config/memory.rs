@@ -35,7 +35,7 @@ const DECODED_BYTES_MAX: u64 = 16 * MIB;
 /// The share of the changes that are kept for subscribers who come back.
 const CHANGES_SHARE: u64 = 16;
 const CHANGES_BYTES_MAX: u64 = 32 * MIB;
-/// One recent change in each partition's digest tree for so much memory: 12 MiB for a table that is loaded, of 256 MiB. With 128 MiB
+/// One recent change in each partition's digest tree for so much memory: 7 MiB for a table that is loaded, of 256 MiB. With 128 MiB
 /// a table takes 20,000 writes a second before one is dropped that a comparison with another node needs.
 const RECENT_SHARE: u64 = MIB / 2;
 const RECENTS_MIN: usize = 128;

@@ -42,6 +42,8 @@ pub enum Protocol {
 
 /// How long the target's memory must not have grown before the streams are opened: a node that has just started still does.
 const SETTLED_FOR: Duration = Duration::from_secs(1);
+/// The measurement fails if it grows for longer.
+const SETTLE_LOOKS_MAX: u32 = 60;
 
 /// Opens streams, holds them, and reads the target's memory.
 pub async fn run(idle: Options, target: &Target) -> Result<Report> {
@@ -86,13 +88,14 @@ async fn open(protocol: Protocol, count: u64, target: &Target) -> Result<Vec<Tcp
 
 /// Waits until a process takes no more memory than a moment ago.
 async fn settle(pid: u32) -> Result<()> {
-    loop {
+    for _ in 0..SETTLE_LOOKS_MAX {
         let before = process::resident_bytes(pid)?;
         time::sleep(SETTLED_FOR).await;
         if process::resident_bytes(pid)? <= before {
             return Ok(());
         }
     }
+    Err(Error::Failed(format!("the memory of the target has grown for {SETTLE_LOOKS_MAX} s")))
 }
 
 async fn open_websockets(count: u64, target: &Target) -> Result<Vec<TcpStream>> {

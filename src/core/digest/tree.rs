@@ -19,8 +19,8 @@
 //!   `exact_since_ms` is the instant from which that makes no difference.
 //!
 //! Keys are told apart only by the 32 bits of their hash. If two keys of one partition share a hash, are written in the
-//! same millisecond, and one of them again within a second, they may be taken for each other: their sums may be wrong for
-//! a second and are right again after it.
+//! same millisecond, and one of them again within a second, they may be taken for each other: their sums may be wrong at
+//! instants before the last of these writes.
 
 use std::collections::VecDeque;
 
@@ -271,7 +271,10 @@ impl PartitionTree {
 
     /// Heap memory, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.buckets.capacity() * size_of::<Sum>() + self.recents.capacity() * size_of::<Recent>()
+        let replaced = self.recents.iter().filter(|recent| recent.before.is_some()).count();
+        self.buckets.capacity() * size_of::<Sum>()
+            + self.recents.capacity() * size_of::<Recent>()
+            + replaced * size_of::<Digest>()
     }
 
     fn rows(&self) -> u64 {

@@ -182,7 +182,7 @@ async fn confirm(backend: Weak<dyn Backend>, store: WeakStore, offers: Arc<Notif
         offers.notified().await;
         let Some((backend, store)) = backend.upgrade().zip(store.upgrade()) else { return };
         let Some(at_ms) = store.offered_ms() else { continue };
-        // Without a majority there is another instant by the time there is one.
+        // The next round offers another.
         if backend.barrier().await.is_err() {
             continue;
         }

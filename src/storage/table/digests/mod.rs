@@ -99,7 +99,8 @@ impl Table {
         partition.replace(&RowChange { table: self.name(), row, old, new, now_ms, recents_max });
     }
 
-    /// Rebuilds a partition's tree deeper if it has too many rows. All set rows must be in the digests already.
+    /// Rebuilds a partition's tree deeper if it has too many rows. All set rows must be in the digests already. Without a scan, what is wrong in the
+    /// tree stays until the check finds it.
     pub(in crate::storage) fn grow(&self, trees: &Trees, number: u8, partition: &mut Partition) {
         let Some(digests) = &mut partition.digests else { return };
         let Some(depth) = digests.tree().wants_depth() else { return };
