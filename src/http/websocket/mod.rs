@@ -34,7 +34,7 @@ use crate::{
     node::{Node, Start, Topic},
 };
 
-/// Every connection holds one for its whole life, so it is small. No system call reads so little: see `read_ahead`.
+/// Every connection holds one for its whole life, or one for its longest message, so it is small. No system call reads so little: see `read_ahead`.
 const READ_BUFFER_BYTES: usize = 256;
 /// Messages that are ready together go into one write, up to this size.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
@@ -75,11 +75,12 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
     };
     let mut session = session.await?;
     call.connection.expect_events();
-    let (config, budget) = (config(node.value_bytes_max()), Arc::clone(&call.connection.budget));
+    let config = config(node.value_bytes_max());
+    let (budget, options) = (Arc::clone(&call.connection.budget), Arc::clone(&call.connection.options));
     let mut response = response::switching_protocols(&accept);
     let run = move |connection| {
         tokio::spawn(async move {
-            let connection = Metered::new(ReadAhead::new(connection), budget);
+            let connection = Metered::new(ReadAhead::new(connection), budget, options);
             let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
             session.run(&mut socket).await;
         });

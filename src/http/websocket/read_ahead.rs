@@ -9,10 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+};
 
-/// Most bytes of one read, and most that are kept.
-const READ_BYTES_MAX: usize = 8 * 1024;
+use crate::http::request::budget::UNCOUNTED_BYTES_MAX;
+
+/// Most bytes of one read, and most that are kept. They are counted only once they are taken.
+const READ_BYTES_MAX: usize = UNCOUNTED_BYTES_MAX;
 
 /// A connection that is read ahead.
 pub struct ReadAhead<T> {
@@ -44,6 +49,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
             buffer.put_slice(wanted);
             this.ahead = Bytes::copy_from_slice(over);
         } else {
+            // As a read of the connection does: so that a client that sends very much lets others have their turn.
+            let turn = ready!(coop::poll_proceed(context));
+            turn.made_progress();
             let wanted = this.ahead.len().min(buffer.remaining());
             buffer.put_slice(&this.ahead.split_to(wanted));
             if this.ahead.is_empty() {

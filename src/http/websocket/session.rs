@@ -20,6 +20,7 @@ use super::{
     client::{self, Client},
     end::{self, End, Step},
     in_progress::RequestsInProgress,
+    metered::Progress,
     operation::Operation,
     request::{self, Label, ReplyTo, Request},
     subscription::{LabelledSubscription, Subscriptions},
@@ -331,6 +332,23 @@ impl Session {
         // While nothing is read, no answer is.
         if self.reads() {
             self.unanswered_pings += 1;
+            match socket.get_mut().look() {
+                Progress::Nothing if self.requests.len() == 0 && socket.get_ref().is_dear() => {
+                    return Err(End::Close(
+                        CloseCode::Again,
+                        "memory is scarce, and this connection holds that of a long message: connect again",
+                    ));
+                }
+                Progress::Nothing => {}
+                // It can answer no ping in the middle of a frame.
+                Progress::More => self.unanswered_pings = 0,
+                Progress::TooSlow => {
+                    return Err(End::Close(
+                        CloseCode::Policy,
+                        "a message arrives too slowly (--body-timeout, --min-body-rate)",
+                    ));
+                }
+            }
         }
         if let Some(position) = self.position() {
             send(socket, events::message(&Notice::Position(position), None)).await?;
