@@ -14,7 +14,7 @@ COPY bench/Cargo.toml bench/
 COPY clients/rust/Cargo.toml clients/rust/
 COPY gui/Cargo.toml gui/
 RUN mkdir -p src tests proptests bench/src bench/benches clients/rust/src gui/src gui/tests \
-    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/core.rs clients/rust/src/lib.rs gui/src/lib.rs gui/tests/main.rs \
+    && touch src/lib.rs tests/main.rs proptests/main.rs bench/src/lib.rs bench/src/main.rs bench/benches/instructions.rs clients/rust/src/lib.rs gui/src/lib.rs gui/tests/main.rs \
     && echo 'fn main() {}' | tee src/main.rs src/gui.rs gui/src/main.rs > src/distributed_kv.rs \
     && cargo build --release --locked --bin DynaRust
 

@@ -278,6 +278,33 @@ fn the_image_runs_as_a_number_with_a_command_a_health_check_and_its_version() {
     }
 }
 
+/// The image builds its dependencies from the manifests and empty sources. A benchmark was added to a manifest, and no image could be built any more.
+#[test]
+fn the_image_has_a_file_for_each_target_of_the_manifests_it_begins_with() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let image = fs::read_to_string(root.join("Dockerfile")).expect("the image's recipe can be read");
+    let place = tempfile::tempdir().expect("a directory");
+    let (begins, _) = image.split_once("&& cargo build").expect("a first build");
+    let begins = begins.replace("\\\n", " ");
+    for line in begins.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        let mut words: Vec<_> = line.split_whitespace().collect();
+        let to = place.path().join(words.pop().expect("a place"));
+        for from in words {
+            fs::create_dir_all(&to).expect("a directory");
+            let copied = Command::new("cp").arg("-r").args([&root.join(from), &to]).status();
+            assert!(copied.expect("cp runs").success(), "{from}");
+        }
+    }
+    let makes = begins.lines().rev().find_map(|line| line.strip_prefix("RUN ")).expect("what it makes");
+    let made = Command::new("sh").args(["-c", makes]).current_dir(&place).output().expect("sh runs");
+    assert!(made.status.success(), "{made:?}");
+    // To name a binary that is not there is the quickest way to have the manifests read as for a build.
+    let asked = ["build", "--offline", "--locked", "--bin", "none"];
+    let read = Command::new(env!("CARGO")).args(asked).current_dir(&place).output().expect("cargo runs");
+    let said = String::from_utf8_lossy(&read.stderr);
+    assert!(said.contains("no bin target named `none`"), "{said}");
+}
+
 /// `members` of a healthy cluster showed a lag, and nothing that said that all is well.
 #[test]
 fn members_at_rest_are_in_step_with_keys_beside_rows_and_who_left_has_left() {
