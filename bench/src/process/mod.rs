@@ -6,7 +6,7 @@ mod linux;
 #[cfg(not(target_os = "linux"))]
 mod other;
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt, path::Path};
 
 #[cfg(target_os = "linux")]
 pub use linux::{
@@ -26,7 +26,11 @@ pub fn disk_bytes(directory: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).map_err(reading)? {
         let entry = entry.map_err(reading)?;
-        let metadata = entry.metadata().map_err(reading)?;
+        let metadata = match entry.metadata() {
+            // The engine removes files of its own meanwhile.
+            Err(gone) if gone.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(reading)?,
+        };
         bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * BLOCK_BYTES };
     }
     Ok(bytes)
