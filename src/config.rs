@@ -130,7 +130,7 @@ settings! {
 
     /// Memory for pages of the database, in bytes.
     ///
-    /// A larger cache serves more reads without the disk. The default is a sixteenth of memory-budget, from 8 MiB to 32 MiB. The process
+    /// A larger cache serves more reads without the disk. The default is a sixteenth of memory-budget, from 8 MiB to 24 MiB. The process
     /// needs up to twice this much on top of 50 MiB, plus what its connections take.
     cache: Option<ByteSize> = "", "8MiB" to "1TiB";
 
@@ -442,7 +442,7 @@ mod tests {
             &shares,
             &MemoryPressure::default(),
         );
-        assert_eq!(node.storage.cache_bytes, 32 << 20);
+        assert_eq!(node.storage.cache_bytes, 24 << 20);
         assert_eq!(
             (node.clock_drift_max_ms, node.value_bytes_max, node.storage.tables_max),
             (500, 1 << 20, 1000)
