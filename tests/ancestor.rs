@@ -66,8 +66,8 @@ fn a_start_adds_nothing_to_the_directory() {
     for _ in 0..3 {
         node = node.terminate().0.start();
     }
-    // A file that is being replaced is there twice for a moment.
-    wait_until("there is what there was", DEADLINE, || entries(&node.home()).len() == before.len());
+    // A file that is being replaced is there twice for a moment, before as well. A file for each start would be three more.
+    wait_until("there is what there was", DEADLINE, || entries(&node.home()).len() <= before.len());
 }
 
 /// A table named `..%2Fx` wrote outside the ancestor's data folder.
