@@ -71,12 +71,13 @@ struct Recent {
 }
 
 impl Recent {
-    /// What to subtract for an instant before the last write.
-    fn delta(&self, at_ms: u64) -> Sum {
-        let leaf = Sum::of(self.leaf);
-        match &self.before {
-            Some(before) if at_ms < self.since_ms() + CONTINUOUS_MS => leaf - Sum::of(**before),
-            Some(_) | None => leaf,
+    /// Takes a sum back to an instant before the last write.
+    fn undo(&self, sum: &mut Sum, at_ms: u64) {
+        *sum -= Sum::of(self.leaf);
+        if let Some(before) = &self.before
+            && at_ms < self.since_ms() + CONTINUOUS_MS
+        {
+            *sum += Sum::of(**before);
         }
     }
 
@@ -187,14 +188,16 @@ impl PartitionTree {
         let mut sums: Vec<Sum> =
             buckets.chunks_exact(1 << width).map(|buckets| buckets.iter().copied().sum()).collect();
         for recent in self.after(at_ms).filter(|recent| path.covers(recent.hash)) {
-            sums[(bucket_of(recent.hash, self.depth) >> width) & ((1 << below) - 1)] -= recent.delta(at_ms);
+            recent.undo(&mut sums[(bucket_of(recent.hash, self.depth) >> width) & ((1 << below) - 1)], at_ms);
         }
         Some(sums)
     }
 
     /// The sum of all rows at an instant.
     pub fn total_at(&self, at_ms: u64) -> Sum {
-        self.after(at_ms).fold(self.total, |total, recent| total - recent.delta(at_ms))
+        let mut total = self.total;
+        self.after(at_ms).for_each(|recent| recent.undo(&mut total, at_ms));
+        total
     }
 
     /// The sum of all current rows.
