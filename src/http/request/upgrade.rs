@@ -2,8 +2,9 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -11,11 +12,17 @@ use hyper::{
     Method,
     header::{self, HeaderName, HeaderValue},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Call;
+use super::{Call, budget::UNCOUNTED_BYTES_MAX};
 use crate::error::{Error, Result};
+
+/// Most bytes that are read for a smaller buffer, and most that are kept of them. They are counted only once they are taken.
+const READ_AHEAD_BYTES: usize = UNCOUNTED_BYTES_MAX;
 
 /// The only protocol version (RFC 6455).
 pub const VERSION: HeaderValue = HeaderValue::from_static("13");
@@ -69,10 +76,11 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// A connection after the upgrade.
+/// A connection after the upgrade. Where the buffer of a read is small, it reads more than fits and keeps what is over: so a connection that waits, of
+/// which there may be very many, holds no large buffer, and one that does not makes few system calls.
 pub struct Upgraded {
     connection: Box<dyn ByteStream>,
-    /// What the client sent behind its request.
+    /// What was read and nobody has taken yet, at first what the client sent behind its request. Without memory of its own while it is empty.
     unread: Bytes,
 }
 
@@ -99,11 +107,24 @@ impl AsyncRead for Upgraded {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            read_again(&mut self.unread, buffer);
+        let this = &mut *self;
+        if !this.unread.is_empty() {
+            // As for a read of the connection: a client that sends very much lets others have their turn.
+            ready!(coop::poll_proceed(context)).made_progress();
+            read_again(&mut this.unread, buffer);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.connection).poll_read(context, buffer)
+        let connection = Pin::new(&mut this.connection);
+        if buffer.remaining() >= READ_AHEAD_BYTES {
+            return connection.poll_read(context, buffer);
+        }
+        let mut room = [MaybeUninit::uninit(); READ_AHEAD_BYTES];
+        let mut room = ReadBuf::uninit(&mut room);
+        ready!(connection.poll_read(context, &mut room))?;
+        let (wanted, over) = room.filled().split_at(room.filled().len().min(buffer.remaining()));
+        buffer.put_slice(wanted);
+        this.unread = Bytes::copy_from_slice(over);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -139,7 +160,42 @@ impl AsyncWrite for Upgraded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::io::InspectReader;
+
     use super::*;
+
+    #[tokio::test]
+    async fn small_reads_take_few_of_the_connection_and_leave_nothing_behind() {
+        let sent: Vec<u8> = (0..20_000_u32).map(|number| number as u8).collect();
+        let (mut client, server) = tokio::io::duplex(sent.len());
+        client.write_all(&sent[2..]).await.expect("writes");
+        drop(client);
+        let reads = Arc::new(AtomicUsize::new(0));
+        let counted = reads.clone();
+        let (read, write) = tokio::io::split(server);
+        let read = InspectReader::new(read, move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let mut upgraded =
+            Upgraded::new(Box::new(tokio::io::join(read, write)), Bytes::copy_from_slice(&sent[..2]));
+        let (mut received, mut small) = (Vec::new(), [0; 7]);
+        loop {
+            match upgraded.read(&mut small).await.expect("reads") {
+                0 => break,
+                bytes => received.extend_from_slice(&small[..bytes]),
+            }
+        }
+        assert!(received == sent);
+        let least = (sent.len() - 2).div_ceil(READ_AHEAD_BYTES);
+        assert_eq!(reads.load(Ordering::Relaxed), least + 1, "the last one finds the end");
+        assert!(upgraded.unread.is_empty());
+    }
 
     #[test]
     fn a_key_is_sixteen_bytes_in_base64() {

@@ -91,8 +91,8 @@ impl<T> Metered<T> {
         }
     }
 
-    /// Whether the connection is not worth what it holds, if nothing goes on there.
-    pub fn is_dear(&self) -> bool {
+    /// Whether it is better closed than kept, if nothing goes on there: it holds the buffer of a long message, and memory is scarce.
+    pub fn wastes_memory(&self) -> bool {
         self.longest >= LONG_BYTES && self.budget.level() != Level::Low
     }
 
@@ -222,20 +222,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_memory_is_scarce_a_connection_is_dear_that_holds_the_buffer_of_a_long_message() {
+    async fn where_memory_is_scarce_a_connection_wastes_it_that_holds_the_buffer_of_a_long_message() {
         let pressure = MemoryPressure::default();
         let budget = Budget::new(1 << 30, pressure.clone());
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut metered = Metered::new(server, budget, Arc::default());
         pressure.set(Level::High);
-        for (bytes, is_dear) in [(LONG_BYTES - 1, false), (LONG_BYTES, true), (1, true)] {
+        for (bytes, wastes) in [(LONG_BYTES - 1, false), (LONG_BYTES, true), (1, true)] {
             client.write_all(&vec![0; bytes]).await.expect("writes");
             metered.read_exact(&mut vec![0; bytes]).await.expect("the budget has room");
             drop(metered.take_message());
-            assert_eq!(metered.is_dear(), is_dear, "{bytes}");
+            assert_eq!(metered.wastes_memory(), wastes, "{bytes}");
         }
         pressure.set(Level::Low);
-        assert!(!metered.is_dear());
+        assert!(!metered.wastes_memory());
     }
 
     /// Pongs counted for ever: after three hours of nothing else, an event stream held 64 KiB of the memory for bodies.

@@ -9,7 +9,6 @@ mod end;
 mod in_progress;
 mod metered;
 mod operation;
-mod read_ahead;
 pub mod request;
 mod session;
 mod subscription;
@@ -23,7 +22,7 @@ use tokio_tungstenite::{
 };
 use warp::reply::Response;
 
-use self::{metered::Metered, read_ahead::ReadAhead, session::Session};
+use self::{metered::Metered, session::Session};
 use super::{request::Call, response};
 use crate::{
     error::Result,
@@ -34,7 +33,7 @@ use crate::{
     node::{Node, Start, Topic},
 };
 
-/// Every connection holds one for its whole life, or one for its longest message, so it is small. No system call reads so little: see `read_ahead`.
+/// Every connection holds one for its whole life, or one for its longest message, so it is small. No system call reads so little: see `Upgraded`.
 const READ_BUFFER_BYTES: usize = 256;
 /// Messages that are ready together go into one write, up to this size.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
@@ -42,7 +41,7 @@ const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 const MESSAGE_SLACK_BYTES: usize = 16 * 1024;
 
 /// A connection after the handshake.
-type Socket = WebSocketStream<Metered<ReadAhead<Upgraded>>>;
+type Socket = WebSocketStream<Metered<Upgraded>>;
 
 /// Serves one client that may send requests and subscribe.
 ///
@@ -80,7 +79,7 @@ async fn open(node: &Node, call: &Call, session: impl Future<Output = Result<Ses
     let mut response = response::switching_protocols(&accept);
     let run = move |connection| {
         tokio::spawn(async move {
-            let connection = Metered::new(ReadAhead::new(connection), budget, options);
+            let connection = Metered::new(connection, budget, options);
             let mut socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
             session.run(&mut socket).await;
         });

@@ -333,7 +333,7 @@ impl Session {
         if self.reads() {
             self.unanswered_pings += 1;
             match socket.get_mut().look() {
-                Progress::Nothing if self.requests.len() == 0 && socket.get_ref().is_dear() => {
+                Progress::Nothing if self.requests.len() == 0 && socket.get_ref().wastes_memory() => {
                     return Err(End::Close(
                         CloseCode::Again,
                         "memory is scarce, and this connection holds that of a long message: connect again",
