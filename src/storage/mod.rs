@@ -152,6 +152,7 @@ impl Store {
             strong: Arc::new(StrongTables::read(&engine)?),
             reindex: Arc::default(),
             tap: Arc::default(),
+            waiting: Arc::default(),
         };
         let deliveries = Arc::<Deliveries>::default();
         let (wakeups, waiting) = Wakeups::new(Arc::clone(&deliveries));

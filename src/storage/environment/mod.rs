@@ -181,31 +181,34 @@ pub fn wait_aside<T>(wait: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Most requests that wait aside: the runtime has 512 threads for all that blocks, and serves nobody once they are used up.
-const WAITING_MAX: usize = 256;
+/// Most requests of a store that wait aside: the runtime has 512 threads for all that blocks, and serves nobody once they are used up.
+pub const WAITING_MAX: usize = 256;
 
-/// How many do.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Requests of a store that wait aside.
+#[derive(Default)]
+pub struct Waiting(AtomicUsize);
 
-/// As `wait_aside`, for what many clients can wait for at a time. `for_what` they wait is for the error.
-///
-/// # Errors
-/// `Overloaded` if many requests wait already.
-pub fn wait_aside_if_few<T>(for_what: &str, wait: impl FnOnce() -> T) -> Result<T> {
-    struct Waits;
-    impl Drop for Waits {
-        fn drop(&mut self) {
-            WAITING.fetch_sub(1, Ordering::Relaxed);
+impl Waiting {
+    /// As `wait_aside`, for what many clients can wait for at a time. `for_what` they wait is for the error.
+    ///
+    /// # Errors
+    /// `Overloaded` if many requests wait already.
+    pub fn wait_if_few<T>(&self, for_what: &str, wait: impl FnOnce() -> T) -> Result<T> {
+        struct Waits<'a>(&'a AtomicUsize);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
         }
+        let waiting = self.0.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.0);
+        if waiting >= WAITING_MAX {
+            return Err(Error::Overloaded(format!(
+                "{WAITING_MAX} requests wait for {for_what} already: try again, or another node"
+            )));
+        }
+        Ok(wait_aside(wait))
     }
-    let waiting = WAITING.fetch_add(1, Ordering::Relaxed);
-    let _waits = Waits;
-    if waiting >= WAITING_MAX {
-        return Err(Error::Overloaded(format!(
-            "{WAITING_MAX} requests wait for {for_what} already: try again, or another node"
-        )));
-    }
-    Ok(wait_aside(wait))
 }
 
 /// Bytes of the system that nobody can predict, for secrets.

@@ -193,6 +193,7 @@ pub(in crate::storage) fn open_unwatched(
         strong: strong.into(),
         reindex: Default::default(),
         tap: Default::default(),
+        waiting: Default::default(),
     };
     Ok(Table::new(name, context, trees, dictionaries))
 }

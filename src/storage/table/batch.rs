@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     storage::{
         engine::Slice,
-        environment::{wait_aside, wait_aside_if_few},
+        environment::{Waiting, wait_aside},
     },
 };
 
@@ -64,11 +64,11 @@ impl Reserved {
     }
 
     /// Waits for its turn, behind other batches.
-    fn take_turn(&self) -> Result<MutexGuard<'_, ()>> {
+    fn take_turn(&self, waiting: &Waiting) -> Result<MutexGuard<'_, ()>> {
         match self.turn.try_lock() {
             Ok(turn) => Ok(turn),
             Err(TryLockError::Poisoned(turn)) => Ok(turn.into_inner()),
-            Err(TryLockError::WouldBlock) => wait_aside_if_few("an atomic batch of their table", || {
+            Err(TryLockError::WouldBlock) => waiting.wait_if_few("an atomic batch of their table", || {
                 self.turn.lock().unwrap_or_else(PoisonError::into_inner)
             }),
         }
@@ -82,8 +82,8 @@ impl Reserved {
         }
     }
 
-    fn wait_for_if_few(&self, row: &[u8]) -> Result<()> {
-        wait_aside_if_few("an atomic batch that has their key", || self.wait_for(row))
+    fn wait_for_if_few(&self, row: &[u8], waiting: &Waiting) -> Result<()> {
+        waiting.wait_if_few("an atomic batch that has their key", || self.wait_for(row))
     }
 
     fn release(&self) {
@@ -115,7 +115,7 @@ impl Table {
         loop {
             match self.lock_unreserved(row) {
                 Some(partition) => return Ok(partition),
-                None => self.reserved.wait_for_if_few(row)?,
+                None => self.reserved.wait_for_if_few(row, &self.context.waiting)?,
             }
         }
     }
@@ -132,7 +132,7 @@ impl Table {
     /// `Overloaded` if many requests wait for batches.
     pub(in crate::storage) fn settled(&self, row: &[u8]) -> Result<()> {
         if self.reserved.being_set.load(Ordering::Acquire) && self.reserved.has(row) {
-            self.reserved.wait_for_if_few(row)?;
+            self.reserved.wait_for_if_few(row, &self.context.waiting)?;
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Table {
         D: FnOnce(Option<&Existing<'_>>) -> Result<Register>,
     {
         self.writing(|trees| {
-            let _turn = self.reserved.take_turn()?;
+            let _turn = self.reserved.take_turn(&self.context.waiting)?;
             let mut batch = Batch { table: self, trees, rows: HashMap::new() };
             let mut results = Vec::with_capacity(writes.len());
             for (key, decide) in writes.drain(..) {
@@ -243,11 +243,14 @@ mod tests {
         time::{Duration, Instant},
     };
 
+    use tokio::runtime::{Builder, Runtime};
+
     use crate::{
         core::{name::Key, register::Register},
         error::{Error, Result},
         storage::{
             Store,
+            environment::WAITING_MAX,
             table::merge::{Existing, Merged},
             tests::{DEADLINE, Fixture, close, key, put, table, wait_until},
         },
@@ -262,6 +265,10 @@ mod tests {
     fn value(store: &Store, name: &str) -> Option<String> {
         let entry = store.get(&table(), &key(name)).expect("reads");
         entry.map(|entry| entry.value.as_str().to_owned())
+    }
+
+    fn one_worker() -> Runtime {
+        Builder::new_multi_thread().worker_threads(1).build().expect("a runtime")
     }
 
     /// A batch that waits, in the decision of its last row, to be told to go on.
@@ -341,8 +348,7 @@ mod tests {
     fn whoever_waits_for_a_batch_keeps_no_thread_from_other_requests() {
         let fixture = Fixture::new();
         let store = fixture.open();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = one_worker();
         let batch = StuckBatch::begin(&store, vec![(key("first"), write(put("1", None, 1)))]);
         let (begins, begun) = mpsc::channel();
         let waiting: [Box<dyn FnOnce(Store) + Send>; 2] = [
@@ -378,8 +384,7 @@ mod tests {
     fn of_very_many_that_wait_for_a_batch_some_are_refused_and_others_are_served() {
         let fixture = Fixture::new();
         let store = fixture.open();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = one_worker();
         let batch = StuckBatch::begin(&store, vec![(key("first"), write(put("1", None, 1)))]);
         let (ends, ended) = mpsc::channel();
         for number in 0..600 {
@@ -390,14 +395,12 @@ mod tests {
             });
         }
         let refused = || ended.recv_timeout(DEADLINE).expect("more are refused");
-        assert!((0..600 - 256).all(|_| !refused()));
+        assert!((0..600 - WAITING_MAX).all(|_| !refused()));
         let (serves, served) = mpsc::channel();
         runtime.spawn(async move { serves.send(()).expect("is awaited") });
         served.recv_timeout(DEADLINE).expect("others are served");
         batch.finish();
-        let written = (0..256).filter(|_| ended.recv_timeout(DEADLINE).expect("the others end")).count();
-        // Other tests may wait at the same time.
-        assert!(written > 200, "{written} were written");
+        assert!((0..WAITING_MAX).all(|_| ended.recv_timeout(DEADLINE).expect("the others end")));
         drop(runtime);
         close(store);
     }

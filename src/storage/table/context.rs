@@ -13,7 +13,7 @@ use super::{
     row_count::CloseComparison,
     tap::Tap,
 };
-use crate::storage::{WallClock, commit::Committer, counters::Counters};
+use crate::storage::{WallClock, commit::Committer, counters::Counters, environment::Waiting};
 
 /// What all tables of a store share.
 #[derive(Clone)]
@@ -48,4 +48,6 @@ pub struct TableContext {
     pub reindex: Arc<AtomicBool>,
     /// The rows that change while a backup runs.
     pub tap: Arc<Tap>,
+    /// Requests that wait for batches.
+    pub waiting: Arc<Waiting>,
 }
