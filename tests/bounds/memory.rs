@@ -2,8 +2,21 @@
 
 use std::time::Duration;
 
-use super::{peak_bytes, resident_bytes};
-use crate::harness::{DEADLINE, Node, Setup, http::Connection, wait_until};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
+};
+
+use super::{peak_bytes, resident_bytes, status_bytes};
+use crate::harness::{
+    DEADLINE, Node, Setup,
+    http::Connection,
+    wait_until,
+    ws::{Incoming, Socket},
+};
 
 fn put_value(node: &Node, path: &str, bytes: usize) {
     // Noise, so that it is as long on the disk.
@@ -214,6 +227,27 @@ fn messages_on_their_way_keep_to_the_budget() {
     let grown = resident_bytes(&node).saturating_sub(before);
     assert!(grown < 40 << 20, "{grown} bytes for a budget of 4 MiB");
     node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+}
+
+/// Fragments without an end held their part of the budget for as long as their client answered pings.
+#[test]
+fn a_message_that_does_not_come_on_ends_its_connection() {
+    let node = Setup::new().flag("--min-body-rate", "1MiB").start();
+    let open = || Socket::open(node.address(), "/_/ws");
+    // The keep-alives, at which a node looks, are dealt out over a period: the first one of the last of so many is a second away, not fifteen.
+    let _others: Vec<_> = (0..24).map(|_| open()).collect();
+    let mut socket = open();
+    socket.send_message(Message::Frame(Frame::message(vec![b' '; 100_000], OpCode::Data(Data::Text), false)));
+    assert_eq!(socket.next_within(Duration::from_secs(60)), Incoming::Close(1008));
+}
+
+/// Histograms that nobody uses took 21 MB of each node.
+#[test]
+fn a_node_without_rows_takes_little() {
+    let node = Node::start();
+    node.get("/healthz").expect(200);
+    let own = status_bytes(&node, "RssAnon:");
+    assert!(own < 16 << 20, "{own} bytes");
 }
 
 /// A batch of a million deletes, 41 MB, took 3.3 GB.
