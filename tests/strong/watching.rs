@@ -1,5 +1,7 @@
 //! Watching a strong table: on every node, every change once, in the order of the log.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
 
 use super::{RECOVERY, strong, wait_until_writable};
@@ -119,13 +121,15 @@ fn a_watcher_whose_node_dies_goes_on_at_any_other_without_a_gap() {
         let path = format!("/stock/key/k{number}");
         cluster[member].put(&path, format!(r#"{{"value":{number}}}"#)).expect(200);
     };
-    // The instants from which on the others take positions of another node.
+    // The instants from which on the others take positions of another node. Those from before the table was made tell nothing of it.
+    let made_ms =
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_millis() as u64;
     let mut first = 0;
     wait_until("the others have agreed", RECOVERY, || {
         let positions = (1..3).map(|member| Events::open(cluster[member].address(), path).1.id);
         let agreed: Option<Vec<_>> = positions.map(|id| agreed_ms(&id?)).collect();
         first = agreed.as_ref().and_then(|agreed| agreed.iter().copied().max()).unwrap_or_default();
-        agreed.is_some()
+        agreed.is_some_and(|agreed| agreed.iter().all(|at_ms| *at_ms > made_ms))
     });
     let (mut number, mut id) = (0, String::new());
     wait_until("a position is valid on every node", RECOVERY, || {
