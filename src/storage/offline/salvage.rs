@@ -28,6 +28,7 @@ use crate::{
         table::{
             mode::{RAFT_LOG, SALVAGED_LOG},
             record,
+            row::key_bytes,
             trees::{CHUNKS, ROWS},
         },
     },
@@ -230,7 +231,7 @@ fn read_raw(data: &Path, raw: &Path, salvaged: &mut Salvaged, progress: &mut imp
                 Ok(_) if is_copied => engine.insert_later(&target, row, bytes),
                 Ok(_) => engine.insert(&target, row, bytes),
                 Err(why) => {
-                    let key = row.get(1..).unwrap_or_default();
+                    let key = key_bytes(row);
                     found.add_lost(Error::corrupt_record(&found.name, key, why));
                     Ok(())
                 }

@@ -130,9 +130,12 @@ impl Table {
     ///
     /// # Errors
     /// `Overloaded` if many requests wait for batches.
-    pub(in crate::storage) fn settled(&self, row: &[u8]) -> Result<()> {
-        if self.reserved.being_set.load(Ordering::Acquire) && self.reserved.has(row) {
-            self.reserved.wait_for_if_few(row, &self.context.waiting)?;
+    pub(in crate::storage) fn settled(&self, row: impl FnOnce() -> Vec<u8>) -> Result<()> {
+        if self.reserved.being_set.load(Ordering::Acquire) {
+            let row = row();
+            if self.reserved.has(&row) {
+                self.reserved.wait_for_if_few(&row, &self.context.waiting)?;
+            }
         }
         Ok(())
     }

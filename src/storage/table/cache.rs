@@ -12,14 +12,15 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use quick_cache::{Equivalent, Weighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
+use smallvec::SmallVec;
 
 use super::Entry;
 use crate::core::{json::Value, register::Marker};
@@ -34,6 +35,8 @@ const STAMPS: usize = 16 * 1024;
 const UNDER_WAY_BITS: u32 = 16;
 /// Longer values are not cached: few of them would fit.
 const VALUE_BYTES_MAX: usize = 16 * 1024;
+/// Keys up to this long are kept in place.
+const KEY_IN_PLACE_BYTES: usize = 24;
 /// Expected length of a value.
 const VALUE_BYTES: u64 = 512;
 
@@ -80,33 +83,34 @@ impl SharedValues {
 pub struct HotValues {
     values: Cache<Name, Stamped, ByLength>,
     stamps: Box<[AtomicU64]>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     tables: AtomicU64,
 }
 
-/// A table and a row of it.
+/// A table and a key of it.
 #[derive(Clone, PartialEq, Eq)]
 struct Name {
     table: TableId,
-    row: Box<[u8]>,
+    /// In place if it is short: a read then misses the processor's cache once less.
+    key: SmallVec<[u8; KEY_IN_PLACE_BYTES]>,
 }
 
 /// The same, borrowed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct NameRef<'a> {
     table: TableId,
-    row: &'a [u8],
+    key: &'a [u8],
 }
 
 impl Hash for Name {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        NameRef { table: self.table, row: &self.row }.hash(hasher);
+        NameRef { table: self.table, key: &self.key }.hash(hasher);
     }
 }
 
 impl Equivalent<Name> for NameRef<'_> {
     fn equivalent(&self, name: &Name) -> bool {
-        self.table == name.table && *self.row == *name.row
+        self.table == name.table && *self.key == *name.key
     }
 }
 
@@ -136,7 +140,7 @@ struct ByLength;
 
 impl Weighter<Name, Stamped> for ByLength {
     fn weight(&self, name: &Name, stamped: &Stamped) -> u64 {
-        (name.row.len() + stamped.entry.value.as_str().len()) as u64 + ENTRY_OVERHEAD_BYTES
+        (name.key.len() + stamped.entry.value.as_str().len()) as u64 + ENTRY_OVERHEAD_BYTES
     }
 }
 
@@ -152,7 +156,7 @@ impl HotValues {
         Self {
             values: Cache::with_weighter((bytes / VALUE_BYTES) as usize, bytes, ByLength),
             stamps: (0..STAMPS).map(|_| AtomicU64::new(0)).collect(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             tables: AtomicU64::new(0),
         }
     }
@@ -162,26 +166,26 @@ impl HotValues {
         TableId(self.tables.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The cached value of a row, and the stamp with which to cache what the engine has, if it is read after this.
-    pub fn get(&self, table: TableId, row: &[u8]) -> (Option<Entry>, Stamp) {
-        let name = NameRef { table, row };
+    /// The cached value of a key, and the stamp with which to cache what the engine has, if it is read after this.
+    pub fn get(&self, table: TableId, key: &[u8]) -> (Option<Entry>, Stamp) {
+        let name = NameRef { table, key };
         let stamp = Stamp(self.stamp(name).load(Ordering::Acquire));
         let is_valid = |found: &Stamped| found.stamp == stamp && stamp.is_quiet();
         let entry = self.values.get(&name).filter(is_valid).map(|found| found.entry);
         (entry, stamp)
     }
 
-    /// Caches what the engine had for a row after `stamp` was taken, unless a write of it was under way then, or the value is too long.
-    pub fn insert(&self, table: TableId, row: &[u8], stamp: Stamp, entry: &Entry) {
+    /// Caches what the engine had for a key after `stamp` was taken, unless a write of it was under way then, or the value is too long.
+    pub fn insert(&self, table: TableId, key: &[u8], stamp: Stamp, entry: &Entry) {
         if stamp.is_quiet() && entry.value.as_str().len() <= VALUE_BYTES_MAX {
             let entry = entry.clone();
-            self.values.insert(Name { table, row: row.into() }, Stamped { stamp, entry });
+            self.values.insert(Name { table, key: key.into() }, Stamped { stamp, entry });
         }
     }
 
-    /// Calls `write`, which changes a row in the engine. Until it returns, readers of the row ask the engine.
-    pub fn change<T>(&self, table: TableId, row: &[u8], write: impl FnOnce() -> T) -> T {
-        let stamp = self.stamp(NameRef { table, row });
+    /// Calls `write`, which changes a key's row in the engine. Until it returns, readers of the key ask the engine.
+    pub fn change<T>(&self, table: TableId, key: &[u8], write: impl FnOnce() -> T) -> T {
+        let stamp = self.stamp(NameRef { table, key });
         stamp.fetch_add(1, Ordering::AcqRel);
         let written = write();
         stamp.fetch_add((1 << UNDER_WAY_BITS) - 1, Ordering::AcqRel);
@@ -225,15 +229,15 @@ mod tests {
     fn a_value_is_cached_until_its_row_is_written() {
         let hot = HotValues::default();
         let table = hot.add_table();
-        let (found, stamp) = hot.get(table, b"row");
+        let (found, stamp) = hot.get(table, b"key");
         assert_eq!(found, None);
-        hot.insert(table, b"row", stamp, &entry("1"));
-        assert_eq!(hot.get(table, b"row").0, Some(entry("1")));
-        assert_eq!(hot.get(hot.add_table(), b"row").0, None, "another table");
-        hot.change(table, b"row", || {
-            assert_eq!(hot.get(table, b"row").0, None, "while it is written");
+        hot.insert(table, b"key", stamp, &entry("1"));
+        assert_eq!(hot.get(table, b"key").0, Some(entry("1")));
+        assert_eq!(hot.get(hot.add_table(), b"key").0, None, "another table");
+        hot.change(table, b"key", || {
+            assert_eq!(hot.get(table, b"key").0, None, "while it is written");
         });
-        assert_eq!(hot.get(table, b"row").0, None, "after it was written");
+        assert_eq!(hot.get(table, b"key").0, None, "after it was written");
     }
 
     /// What a reader took from the engine before, or while, a row was written must not answer later readers.
@@ -241,26 +245,26 @@ mod tests {
     fn what_was_read_before_a_write_ended_is_not_used_after_it() {
         let hot = HotValues::default();
         let table = hot.add_table();
-        let (_, before) = hot.get(table, b"row");
-        let within = hot.change(table, b"row", || hot.get(table, b"row").1);
+        let (_, before) = hot.get(table, b"key");
+        let within = hot.change(table, b"key", || hot.get(table, b"key").1);
         for stamp in [before, within] {
-            hot.insert(table, b"row", stamp, &entry("old"));
-            assert_eq!(hot.get(table, b"row").0, None);
+            hot.insert(table, b"key", stamp, &entry("old"));
+            assert_eq!(hot.get(table, b"key").0, None);
         }
-        let (_, after) = hot.get(table, b"row");
-        hot.insert(table, b"row", after, &entry("new"));
-        assert_eq!(hot.get(table, b"row").0, Some(entry("new")));
+        let (_, after) = hot.get(table, b"key");
+        hot.insert(table, b"key", after, &entry("new"));
+        assert_eq!(hot.get(table, b"key").0, Some(entry("new")));
         hot.clear();
-        assert_eq!(hot.get(table, b"row").0, None, "nothing is known of a reopened engine");
+        assert_eq!(hot.get(table, b"key").0, None, "nothing is known of a reopened engine");
     }
 
     #[test]
     fn a_long_value_is_not_cached() {
         let hot = HotValues::default();
         let table = hot.add_table();
-        let (_, stamp) = hot.get(table, b"row");
-        hot.insert(table, b"row", stamp, &entry(&"x".repeat(VALUE_BYTES_MAX + 1)));
-        assert_eq!(hot.get(table, b"row").0, None);
+        let (_, stamp) = hot.get(table, b"key");
+        hot.insert(table, b"key", stamp, &entry(&"x".repeat(VALUE_BYTES_MAX + 1)));
+        assert_eq!(hot.get(table, b"key").0, None);
     }
 
     #[test]

@@ -49,7 +49,7 @@ use self::{
     lost::{Changed, Lost},
     partition::Partition,
     record::{Body, Head, Record},
-    row::{PARTITIONS, row_of},
+    row::{PARTITIONS, key_bytes, row_of},
     trees::Trees,
 };
 use super::engine::Slice;
@@ -145,20 +145,20 @@ impl Table {
 
     /// The visible value of a key.
     pub fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        let row = row_of(key);
         let open = self.open();
         let trees = trees::of(&open)?;
-        self.settled(&row)?;
-        let (cached, stamp) = self.context.hot.get(self.id, &row);
+        self.settled(|| row_of(key))?;
+        let (cached, stamp) = self.context.hot.get(self.id, key.as_str().as_bytes());
         if let Some(entry) = cached {
             return Ok(Some(entry).filter(|entry| self.is_current(entry.expires_at_ms)));
         }
+        let row = row_of(key);
         loop {
             let stored = self.stored(trees, &row)?;
             let Some(bytes) = self.known(&row, stored)? else { return Ok(None) };
             match self.entry(trees, &row, &bytes, Self::load_shared)? {
                 Found::Visible(entry) => {
-                    self.context.hot.insert(self.id, &row, stamp, &entry);
+                    self.context.hot.insert(self.id, key.as_str().as_bytes(), stamp, &entry);
                     return Ok(Some(entry));
                 }
                 Found::Hidden => return Ok(None),
@@ -309,12 +309,12 @@ impl Table {
 
     /// Sets a row in the engine.
     pub(super) fn set_stored(&self, trees: &Trees, row: &[u8], bytes: &[u8]) -> Result<()> {
-        self.context.hot.change(self.id, row, || trees.rows.insert(row, bytes))
+        self.context.hot.change(self.id, key_bytes(row), || trees.rows.insert(row, bytes))
     }
 
     /// Removes a row from the engine.
     pub(in crate::storage) fn remove_stored(&self, trees: &Trees, row: &[u8]) -> Result<()> {
-        self.context.hot.change(self.id, row, || trees.rows.remove(row))
+        self.context.hot.change(self.id, key_bytes(row), || trees.rows.remove(row))
     }
 
     /// Calls `write` with the trees, unless writes are refused. After an error of the engine they are refused.
@@ -360,6 +360,6 @@ impl Table {
 
     pub(super) fn damaged(&self, row: &[u8], why: &str) -> Error {
         self.context.counters.corrupt_records.increment();
-        Error::corrupt_record(&self.name, row.get(1..).unwrap_or_default(), why)
+        Error::corrupt_record(&self.name, key_bytes(row), why)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::record::Head;
+use super::{record::Head, row::key_bytes};
 use crate::core::{
     digest::{
         DigestKey, KeyHash,
@@ -58,7 +58,7 @@ impl Counts {
 
 /// What a row with a value adds to the size of its table.
 fn live_bytes(row: &[u8], head: &Head) -> u64 {
-    key_of(row).len() as u64 + u64::from(head.coded_bytes)
+    key_bytes(row).len() as u64 + u64::from(head.coded_bytes)
 }
 
 /// State of one partition, under its lock. `None` until its rows are counted.
@@ -153,7 +153,7 @@ impl Digests {
         let (old, new) = (change.old.map(leaf), change.new.map(leaf));
         let tree = self.tree_mut();
         tree.make_room(change.recents_max);
-        tree.replace(KeyHash::of(key_of(change.row)), old, new, change.now_ms);
+        tree.replace(KeyHash::of(key_bytes(change.row)), old, new, change.now_ms);
     }
 }
 
@@ -182,7 +182,7 @@ impl<'a> Tally<'a> {
         self.counts.add(row, head);
         let leaf = leaf(&self.digests.key, self.table, row, head);
         let tree = self.digests.tree.get_or_insert_with(|| Box::new(PartitionTree::new(self.depth)));
-        tree.insert(KeyHash::of(key_of(row)), leaf, self.now_ms);
+        tree.insert(KeyHash::of(key_bytes(row)), leaf, self.now_ms);
     }
 
     /// The depth the tree should have, now that all rows are known.
@@ -201,12 +201,8 @@ impl<'a> Tally<'a> {
 
 /// The digest of a row.
 pub fn leaf(key: &DigestKey, table: &TableName, row: &[u8], head: &Head) -> Leaf {
-    let digest = key.leaf(table, key_of(row), &head.marker);
+    let digest = key.leaf(table, key_bytes(row), &head.marker);
     Leaf { at_ms: head.marker.timestamp.unix_ms(), digest }
-}
-
-fn key_of(row: &[u8]) -> &[u8] {
-    row.get(1..).unwrap_or_default()
 }
 
 #[cfg(test)]

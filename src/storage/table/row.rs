@@ -18,12 +18,17 @@ pub fn row_of(key: &Key) -> Vec<u8> {
     row
 }
 
+/// The bytes of the key in a row name.
+pub fn key_bytes(row: &[u8]) -> &[u8] {
+    row.get(1..).unwrap_or_default()
+}
+
 /// The key of a row name.
 ///
 /// # Errors
 /// `Corrupt` if the row name contains no valid key.
 pub fn key_of(row: &[u8]) -> Result<Key> {
-    let text = row.get(1..).and_then(|key| std::str::from_utf8(key).ok());
+    let text = std::str::from_utf8(key_bytes(row)).ok();
     text.and_then(|text| Key::parse(text).ok()).ok_or_else(|| {
         Error::Corrupt(format!("the row name {:?} is not a valid key", String::from_utf8_lossy(row)))
     })
