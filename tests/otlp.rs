@@ -11,7 +11,10 @@ mod collector {
 
     use serde_json::{Value, json};
 
-    use crate::harness::{DEADLINE, Setup, http::Request, wait_until};
+    use crate::{
+        grpc::client::{Served, get, json as json_value, set},
+        harness::{DEADLINE, Setup, http::Request, wait_until},
+    };
 
     /// The head and the body of each request.
     type Taken = Arc<Mutex<Vec<(String, Value)>>>;
@@ -107,6 +110,50 @@ mod collector {
             !strange.to_string().contains("STRANGE") && !strange.to_string().contains("statestate"),
             "{strange}"
         );
+    }
+
+    #[test]
+    fn each_call_of_grpc_is_a_span_that_ends_with_the_status() {
+        let (address, taken) = collector();
+        let url = format!("http://{address}");
+        let served = Served::start_with(|setup| setup.flag("--otlp-endpoint", &url));
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        served.with_client(|mut client| async move {
+            let mut request = tonic::Request::new(set("t", "secret-key", json_value("1")));
+            let parent = format!("00-{trace}-b7ad6b7169203331-01").parse().expect("text");
+            request.metadata_mut().insert("traceparent", parent);
+            request.metadata_mut().insert("x-request-id", "mine-2".parse().expect("text"));
+            client.set(request).await.expect("set");
+            client.get(get("no table", "k")).await.expect_err("no table has such a name");
+        });
+        served.node.terminate();
+        let all = || -> Vec<Value> {
+            taken.lock().expect("sound").iter().flat_map(|(_, batch)| spans(batch)).collect()
+        };
+        wait_until("both spans are there", DEADLINE, || all().len() >= 2);
+        let all = all();
+        assert!(!format!("{all:?}").contains("secret-key"), "no key leaves the node: {all:#?}");
+        let named = |name: &str| {
+            all.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("no {name} in {all:#?}"))
+        };
+        let written = named("dynarust.v1.Kv/Set");
+        assert_eq!(
+            (&written["traceId"], &written["parentSpanId"]),
+            (&json!(trace), &json!("b7ad6b7169203331"))
+        );
+        for (key, value) in [
+            ("rpc.system", json!({"stringValue": "grpc"})),
+            ("rpc.service", json!({"stringValue": "dynarust.v1.Kv"})),
+            ("rpc.method", json!({"stringValue": "Set"})),
+            ("rpc.grpc.status_code", json!({"intValue": "0"})),
+            ("dynarust.request_id", json!({"stringValue": "mine-2"})),
+        ] {
+            assert_eq!(attribute(written, key), value, "{key} of {written}");
+        }
+        // INVALID_ARGUMENT is no failure of the node.
+        let refused = named("dynarust.v1.Kv/Get");
+        assert_eq!(attribute(refused, "rpc.grpc.status_code"), json!({"intValue": "3"}));
+        assert_ne!(refused["status"]["code"], json!(2), "{refused}");
     }
 
     #[test]

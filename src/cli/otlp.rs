@@ -1,4 +1,4 @@
-//! `--otlp-endpoint`: a span for each request, sent to an OpenTelemetry collector in OTLP over HTTP, as JSON. The crates of OpenTelemetry
+//! `--otlp-endpoint`: a span for each request and each call of gRPC, sent to an OpenTelemetry collector in OTLP over HTTP, as JSON. The crates of OpenTelemetry
 //! batch and encode the spans; we send them by hyper, which is here already. For TLS run a collector next to the node.
 //!
 //! A build without the feature `otlp` refuses the setting (`Config::new`).
@@ -78,15 +78,17 @@ mod exporter {
 
     use crate::{
         config::collector::CollectorUrl,
-        http::spans::{RequestSpan, Spans},
+        http::spans::{Exchange, RequestSpan, Spans, known_method},
     };
 
     /// How long the collector may take for one batch of spans, and for the last one when the node stops.
     const TIMEOUT: Duration = Duration::from_secs(5);
+    /// The statuses that are failures of a server: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`.
+    const GRPC_FAILURES: [usize; 6] = [2, 4, 12, 13, 14, 15];
     /// Longest answer of the collector that is read.
     const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-    /// Sends a span for each request.
+    /// Sends a span for each request, and for each call of gRPC.
     pub struct Exporter {
         provider: SdkTracerProvider,
         tracer: SdkTracer,
@@ -137,23 +139,52 @@ mod exporter {
     impl Spans for Exporter {
         fn answered(&self, span: &RequestSpan<'_>) {
             let parent = self.propagator.extract(&TraceHeaders(span));
-            // As the semantic conventions of OpenTelemetry have it.
-            let method = span.known_method().map(str::to_owned);
-            let name = format!("{} {}", method.as_deref().unwrap_or("HTTP"), span.route);
-            let attributes = vec![
-                KeyValue::new("http.request.method", method.unwrap_or_else(|| "_OTHER".to_owned())),
-                KeyValue::new("http.route", span.route),
-                KeyValue::new("http.response.status_code", i64::from(span.status.as_u16())),
-                KeyValue::new("dynarust.request_id", span.request_id.to_owned()),
-            ];
+            let Described { name, mut attributes, is_failure } = described(&span.exchange);
+            attributes.push(KeyValue::new("dynarust.request_id", span.request_id.to_owned()));
             let builder = self.tracer.span_builder(name);
             let builder =
                 builder.with_kind(SpanKind::Server).with_start_time(span.began).with_attributes(attributes);
             let mut started = builder.start_with_context(&self.tracer, &parent);
-            if span.status.is_server_error() {
+            if is_failure {
                 started.set_status(Status::error(""));
             }
             started.end_with_timestamp(span.began + span.took);
+        }
+    }
+
+    /// What a span says of a request.
+    struct Described {
+        name: String,
+        attributes: Vec<KeyValue>,
+        is_failure: bool,
+    }
+
+    /// As the semantic conventions of OpenTelemetry have it.
+    fn described(exchange: &Exchange<'_>) -> Described {
+        match *exchange {
+            Exchange::Http { method, route, status } => {
+                let method = known_method(method).map(str::to_owned);
+                Described {
+                    name: format!("{} {route}", method.as_deref().unwrap_or("HTTP")),
+                    attributes: vec![
+                        KeyValue::new("http.request.method", method.unwrap_or_else(|| "_OTHER".to_owned())),
+                        KeyValue::new("http.route", route),
+                        KeyValue::new("http.response.status_code", i64::from(status.as_u16())),
+                    ],
+                    is_failure: status.is_server_error(),
+                }
+            }
+            Exchange::Grpc { method, code } => {
+                let mut attributes = vec![
+                    KeyValue::new("rpc.system", "grpc"),
+                    KeyValue::new("rpc.grpc.status_code", code as i64),
+                ];
+                if let Some((service, method)) = method.split_once('/') {
+                    attributes.push(KeyValue::new("rpc.service", service.to_owned()));
+                    attributes.push(KeyValue::new("rpc.method", method.to_owned()));
+                }
+                Described { name: method.to_owned(), attributes, is_failure: GRPC_FAILURES.contains(&code) }
+            }
         }
     }
 

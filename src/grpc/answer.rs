@@ -17,7 +17,7 @@ use hyper::{
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Status, body::Body as TonicBody};
 
-use super::{request::Caller, status};
+use super::{call_span::CallSpan, request::Caller, status};
 use crate::{
     error::Error,
     http::{
@@ -47,6 +47,8 @@ pub struct Answer {
     is_begun: bool,
     /// Where the end is counted; `None` once it is.
     series: Option<RpcSeries>,
+    /// Ended with it, if somebody takes spans.
+    span: Option<CallSpan>,
     is_over: bool,
 }
 
@@ -59,6 +61,7 @@ impl Answer {
         caller: Caller,
         deadline: Option<Instant>,
         series: RpcSeries,
+        span: Option<CallSpan>,
     ) -> Self {
         let mut answer = Self {
             body,
@@ -69,6 +72,7 @@ impl Answer {
             ends_early: false,
             is_begun: false,
             series: Some(series),
+            span,
             is_over: false,
         };
         if let Some((code, fault)) = ended {
@@ -87,6 +91,7 @@ impl Answer {
     fn count(&mut self, code: Code, fault: Option<Fault>) {
         if let Some(series) = self.series.take() {
             series.ended(code as usize);
+            self.span.take().into_iter().for_each(|span| span.end(code as usize));
             let requests = self.caller.connection.traffic().requests();
             fault.into_iter().for_each(|fault| requests.failed(fault));
         }

@@ -11,6 +11,7 @@
 //! 3. [`Services::add`] in the function of its listener, such as [`kv_services`].
 
 pub mod answer;
+mod call_span;
 pub mod descriptors;
 pub mod etcd;
 pub mod health;

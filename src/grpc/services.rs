@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     answer::{Answer, deadline_exceeded},
+    call_span::CallSpan,
     descriptors, health,
     request::{Caller, Held, Messages, Takes},
     status,
@@ -124,9 +125,13 @@ impl Services {
 
     /// The series of the method that a path names. Clients may name anything: what is no method of ours has one series.
     fn series(&self, metrics: &Metrics, method: &str) -> RpcSeries {
-        let known = self.methods.get(method);
-        let (series, method) = known.map_or((&self.unknown, UNKNOWN), |(_, series)| (series, method));
-        series.get_or_init(|| metrics.rpc().series(method)).clone()
+        let known = self.methods.get(method).map_or(&self.unknown, |(_, series)| series);
+        known.get_or_init(|| metrics.rpc().series(self.known_name(method))).clone()
+    }
+
+    /// The name of a method in metrics and spans: clients may name anything.
+    fn known_name<'a>(&self, method: &'a str) -> &'a str {
+        if self.methods.contains_key(method) { method } else { UNKNOWN }
     }
 
     /// What a method takes and gives.
@@ -206,6 +211,9 @@ impl Services {
         let text: Arc<str> = id.to_str().unwrap_or_default().into();
         let method = call.request.uri().path().trim_start_matches('/').to_owned();
         let streams = self.streams(&method);
+        let spans = call.connection.options.spans.clone();
+        let span = spans
+            .map(|spans| CallSpan::begin(spans, self.known_name(&method), &text, call.request.headers()));
         let admitted = self.admit(&mut call, &text);
         let RpcCall { request, connection, metrics, .. } = call;
         let held = Held::default();
@@ -234,7 +242,7 @@ impl Services {
         series.answered(took);
         caller.connection.traffic().requests().answered(Some(took));
         log(&method, ended.map(|(code, _)| code), took, &caller);
-        let answer = Answer::new(body, ended, Arc::clone(&self.node), caller, deadline, series)
+        let answer = Answer::new(body, ended, Arc::clone(&self.node), caller, deadline, series, span)
             .ending_early(streams.gives_stream);
         Response::from_parts(head, answer.boxed_unsync())
     }

@@ -6,25 +6,42 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hyper::{HeaderMap, Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode, header::HeaderName};
 
 /// A request that was answered.
 #[derive(Debug)]
 pub struct RequestSpan<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The name of the route, as in the metrics: never a path, which has keys.
-    pub route: &'static str,
-    /// The status of the answer.
-    pub status: StatusCode,
+    /// What was asked, and the status of the answer.
+    pub exchange: Exchange<'a>,
     /// The request's id.
     pub request_id: &'a str,
     /// The headers of the request, where its own trace may be.
     pub headers: &'a HeaderMap,
     /// When it began.
     pub began: SystemTime,
-    /// How long it took until the head of the answer.
+    /// How long it took: until the head of the answer, or until the end of the call.
     pub took: Duration,
+}
+
+/// What was asked, and the status of the answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Exchange<'a> {
+    /// A request of HTTP.
+    Http {
+        /// The method.
+        method: &'a Method,
+        /// The name of the route, as in the metrics: never a path, which has keys.
+        route: &'static str,
+        /// The status of the answer.
+        status: StatusCode,
+    },
+    /// A call of gRPC.
+    Grpc {
+        /// `package.Service/Method`, or `unknown`, as in the metrics.
+        method: &'a str,
+        /// The number of the status.
+        code: usize,
+    },
 }
 
 /// The methods that a span names (RFC 9110, and PATCH). Anyone can send others, of any length.
@@ -40,14 +57,18 @@ const METHODS: [Method; 9] = [
     Method::TRACE,
 ];
 /// Longest `tracestate` that a span keeps: what W3C Trace Context asks everyone to pass on.
-const TRACE_STATE_BYTES_MAX: usize = 512;
+pub const TRACE_STATE_BYTES_MAX: usize = 512;
+
+/// The headers of a request that name its trace, as in W3C Trace Context.
+pub const TRACE_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+
+/// The method, if it is a known one.
+pub fn known_method(method: &Method) -> Option<&str> {
+    METHODS.contains(method).then(|| method.as_str())
+}
 
 impl RequestSpan<'_> {
-    /// The method, if it is a known one.
-    pub fn known_method(&self) -> Option<&str> {
-        METHODS.contains(self.method).then(|| self.method.as_str())
-    }
-
     /// A header that says of which trace the request is a part. A `tracestate` that is too long is dropped, and the rest of the trace kept.
     pub fn trace_header(&self, name: &str) -> Option<&str> {
         let is_bounded =
@@ -69,28 +90,28 @@ mod tests {
     /// 2,048 spans wait for a collector, and each kept what a client had sent as its method: up to 64 KiB.
     #[test]
     fn what_a_client_sends_makes_no_span_long() {
-        let span = |method: &str, state: usize, read: fn(&RequestSpan<'_>) -> Option<String>| {
+        let known = |method: &str| {
             let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            known_method(&method).map(str::to_owned)
+        };
+        assert_eq!(known("PATCH").as_deref(), Some("PATCH"));
+        assert_eq!(known(&"X".repeat(10_000)), None);
+        assert_eq!(known("get"), None, "methods have a case");
+        let kept = |state: usize, header: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("tracestate", "a".repeat(state).parse().expect("a value"));
             headers.insert("traceparent", "b".repeat(1000).parse().expect("a value"));
-            read(&RequestSpan {
-                method: &method,
-                route: "key",
-                status: StatusCode::OK,
+            let span = RequestSpan {
+                exchange: Exchange::Grpc { method: "unknown", code: 0 },
                 request_id: "1",
                 headers: &headers,
                 began: SystemTime::UNIX_EPOCH,
                 took: Duration::ZERO,
-            })
+            };
+            span.trace_header(header).map(str::len)
         };
-        let method = |span: &RequestSpan<'_>| span.known_method().map(str::to_owned);
-        assert_eq!(span("PATCH", 0, method).as_deref(), Some("PATCH"));
-        assert_eq!(span(&"X".repeat(10_000), 0, method), None);
-        assert_eq!(span("get", 0, method), None, "methods have a case");
-        let state = |span: &RequestSpan<'_>| span.trace_header("tracestate").map(str::to_owned);
-        assert_eq!(span("GET", TRACE_STATE_BYTES_MAX, state).map(|it| it.len()), Some(TRACE_STATE_BYTES_MAX));
-        assert_eq!(span("GET", TRACE_STATE_BYTES_MAX + 1, state), None);
-        assert!(span("GET", 0, |span| span.trace_header("traceparent").map(str::to_owned)).is_some());
+        assert_eq!(kept(TRACE_STATE_BYTES_MAX, "tracestate"), Some(TRACE_STATE_BYTES_MAX));
+        assert_eq!(kept(TRACE_STATE_BYTES_MAX + 1, "tracestate"), None);
+        assert_eq!(kept(0, "traceparent"), Some(1000));
     }
 }

@@ -38,7 +38,7 @@ use crate::{
         },
         response,
         routes::metrics::{Metrics, ServerFigures},
-        spans::RequestSpan,
+        spans::{Exchange, RequestSpan},
     },
     node::{LINK_PATH, Node, with_request_id},
 };
@@ -224,9 +224,7 @@ fn count(call: &Call, status: StatusCode, took: Duration) {
 fn trace(call: &Call, status: StatusCode, took: Duration) {
     let Some(spans) = &call.connection.options.spans else { return };
     spans.answered(&RequestSpan {
-        method: &call.method,
-        route: call.route().name(),
-        status,
+        exchange: Exchange::Http { method: &call.method, route: call.route().name(), status },
         request_id: call.request_id.to_str().unwrap_or_default(),
         headers: &call.headers,
         began: SystemTime::now() - took,
