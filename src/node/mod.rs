@@ -71,6 +71,7 @@ pub use crate::storage::{
         delivery::{Offered, Sink},
         subscription::{Notice, Start, Subscription},
     },
+    environment::run_aside,
     table::{
         Entry,
         scan::{Counted, Page, Range, Row},

@@ -26,12 +26,15 @@ use crate::{
     core::json::{DEPTH_MAX, scan},
     error::{Error, Result},
     http::Options,
+    node::run_aside,
 };
 
 /// What a body may have around its value: member names, a key, white space.
 pub const ENVELOPE_BYTES_MAX: u64 = 16 * 1024;
 /// U+FEFF in UTF-8.
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// A body at least this long takes a millisecond or more to parse.
+const LONG_BYTES_MIN: usize = 256 * 1024;
 /// How long a body may come in below the minimum rate.
 pub const BODY_GRACE: Duration = Duration::from_secs(10);
 
@@ -54,6 +57,11 @@ pub fn patch_type(head: &Head) -> PatchType {
         "application/json-patch+json" => PatchType::Json,
         _ => PatchType::Undeclared,
     }
+}
+
+/// Calls `parse` for a body of so many bytes. If it is long, another thread serves the other requests of this one meanwhile.
+pub fn parse_aside<T>(bytes: usize, parse: impl FnOnce() -> T) -> T {
+    if bytes >= LONG_BYTES_MIN { run_aside(parse) } else { parse() }
 }
 
 /// Parses a JSON object. By itself, serde also takes an array of members in declaration order.
@@ -313,6 +321,26 @@ mod tests {
             patch_type(&Call::of(Request::patch("/").body(()).expect("a request"))),
             PatchType::Undeclared
         );
+    }
+
+    /// Whether a task of a runtime with one thread runs while this thread parses a body of so many bytes.
+    async fn others_are_served(bytes: usize) -> bool {
+        tokio::spawn(async move {
+            parse_aside(bytes, || {
+                let (sender, served) = std::sync::mpsc::channel();
+                tokio::spawn(async move { sender.send(()) });
+                served.recv_timeout(Duration::from_millis(if bytes < LONG_BYTES_MIN { 200 } else { 20_000 }))
+            })
+            .is_ok()
+        })
+        .await
+        .expect("no panic")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn while_a_long_body_is_parsed_other_requests_are_served() {
+        assert!(others_are_served(LONG_BYTES_MIN).await);
+        assert!(!others_are_served(LONG_BYTES_MIN - 1).await, "or this shows nothing");
     }
 
     #[test]

@@ -99,7 +99,8 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;
     // Parse everything before writing anything: a batch with an error anywhere has no effect.
     let reader = Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
-    let (offsets, all_writes) = reader.check(call.connection.options.batch_ops_max, atomic)?;
+    let ops_max = call.connection.options.batch_ops_max;
+    let (offsets, all_writes) = body::parse_aside(body.len(), || reader.check(ops_max, atomic))?;
     // The memory for parsed operations besides the body: their values, and for an atomic batch also the rows.
     let staged_bytes = if all_writes.is_some() { 2 * body.len() } else { body.len().min(PIECE_BYTES_MAX) };
     let results_bytes = offsets.len() * RESULT_BYTES;
@@ -115,7 +116,7 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
         while next < offsets.len() {
             let reader =
                 Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
-            let (writes, ops) = reader.piece(&offsets, next)?;
+            let (writes, ops) = body::parse_aside(body.len(), || reader.piece(&offsets, next))?;
             next += ops.len();
             results.add(concealed(call.principal(), &table, batch.merge(writes, false).await)?, &ops);
         }

@@ -38,7 +38,8 @@ struct MultiGetBody<'a> {
 pub async fn answer(node: Arc<Node>, call: &Call, table: TableName) -> Result<Response> {
     let fields = if call.query().flag("meta")? { Fields::ValueAndMeta } else { Fields::Value };
     let bytes = body::read(call, call.connection.options.body_bytes_max).await?;
-    let keys = keys(body::without_bom(&bytes), call.connection.options.batch_ops_max)?;
+    let keys_max = call.connection.options.batch_ops_max;
+    let keys = body::parse_aside(bytes.len(), || keys(body::without_bom(&bytes), keys_max))?;
     drop(bytes);
     keys.iter().try_for_each(|key| call.principal().check(Right::Read, Touched::Key(&table, key)))?;
     let consistency = consistency::before_read(&node, call, &table).await?;

@@ -84,8 +84,10 @@ async fn transact(node: Arc<Node>, call: Call) -> Result<Response> {
         return response::other_method(&call);
     }
     let bytes = body::read(&call, call.connection.options.body_bytes_max).await?;
-    let body: TransactionBody<'_> = body::parse_object(&bytes)?;
-    let transaction = body.transaction(node.value_bytes_max(), node.now_ms())?;
+    let transaction = body::parse_aside(bytes.len(), || {
+        let body: TransactionBody<'_> = body::parse_object(&bytes)?;
+        body.transaction(node.value_bytes_max(), node.now_ms())
+    })?;
     drop(bytes);
     call.principal().check_transaction(&transaction)?;
     let tables = transaction.written_tables();

@@ -173,11 +173,11 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// Waits for what may take long. If this thread serves requests, another takes its place meanwhile.
-pub fn wait_aside<T>(wait: impl FnOnce() -> T) -> T {
+/// Runs what may take long, or wait. If this thread serves requests, another takes its place meanwhile.
+pub fn run_aside<T>(run: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => block_in_place(wait),
-        Ok(_) | Err(_) => wait(),
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(run),
+        Ok(_) | Err(_) => run(),
     }
 }
 
@@ -189,7 +189,7 @@ pub const WAITING_MAX: usize = 256;
 pub struct Waiting(AtomicUsize);
 
 impl Waiting {
-    /// As `wait_aside`, for what many clients can wait for at a time. `for_what` they wait is for the error.
+    /// As `run_aside`, for what many clients can wait for at a time. `for_what` they wait is for the error.
     ///
     /// # Errors
     /// `Overloaded` if many requests wait already.
@@ -207,7 +207,7 @@ impl Waiting {
                 "{WAITING_MAX} requests wait for {for_what} already: try again, or another node"
             )));
         }
-        Ok(wait_aside(wait))
+        Ok(run_aside(wait))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     storage::{
         engine::Slice,
-        environment::{Waiting, wait_aside},
+        environment::{Waiting, run_aside},
     },
 };
 
@@ -102,7 +102,7 @@ impl Table {
         loop {
             match self.lock_unreserved(row) {
                 Some(partition) => return partition,
-                None => wait_aside(|| self.reserved.wait_for(row)),
+                None => run_aside(|| self.reserved.wait_for(row)),
             }
         }
     }

@@ -73,7 +73,7 @@ use super::{
 use crate::{
     core::clock::NodeId,
     error::{Error, Result},
-    storage::{Environment, Threads, engine, environment::wait_aside},
+    storage::{Environment, Threads, engine, environment::run_aside},
 };
 
 /// Jobs that wait for the writer. openraft waits for each; this leaves room for those that do not.
@@ -296,7 +296,7 @@ impl Drop for RaftLog {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
             // A panic was reported when it happened.
-            let _ = wait_aside(|| thread.join());
+            let _ = run_aside(|| thread.join());
         }
     }
 }
