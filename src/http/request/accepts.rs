@@ -381,15 +381,15 @@ pub fn check(operation: &Operation, head: &Head) -> Result<()> {
     operation.check_headers(head)
 }
 
-/// Whether `path` matches `template`.
+/// Whether `path` matches `template`. Every request asks; bytes are split quicker than text where the parts are short.
 fn is_of(template: &str, path: &str) -> bool {
-    let mut steps = path.split('/');
-    for expected in template.split('/') {
+    let mut steps = path.as_bytes().split(|byte| *byte == b'/');
+    for expected in template.as_bytes().split(|byte| *byte == b'/') {
         match (expected, steps.next()) {
-            ("{key}", Some(_)) => return true,
+            (b"{key}", Some(_)) => return true,
             // No table can have these names.
-            ("{table}", Some("_" | "key")) => return false,
-            ("{table}" | "{file}", Some(_)) => {}
+            (b"{table}", Some(b"_" | b"key")) => return false,
+            (b"{table}" | b"{file}", Some(_)) => {}
             (literal, Some(step)) if literal == step => {}
             _ => return false,
         }
