@@ -4,6 +4,7 @@ mod around;
 mod flow;
 mod import;
 mod plain;
+mod screen;
 mod transfer;
 
 use std::{

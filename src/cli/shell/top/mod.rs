@@ -101,7 +101,12 @@ async fn show(
                 Err(_) => {}
             }
         }
-        match Sample::take(asked).await {
+        // A node that hangs answers late, or never.
+        let sample = tokio::select! {
+            sample = Sample::take(asked) => sample,
+            () = quit(&mut keys) => return Ok(()),
+        };
+        match sample {
             Ok(sample) => {
                 history = history.with(sample);
                 problem = None;
@@ -115,6 +120,11 @@ async fn show(
 enum Pressed {
     Quit,
     Other,
+}
+
+/// Completes once the user wants to leave.
+async fn quit(keys: &mut mpsc::Receiver<Pressed>) {
+    while let Some(Pressed::Other) = keys.recv().await {}
 }
 
 /// What is pressed. The thread ends with the receiver.
