@@ -41,7 +41,7 @@ const TABLES_MAX: usize = 4;
 const MARGIN_MS: u64 = 30_000;
 
 /// Backlogs already read, by table.
-pub type Backlogs = tokio::sync::Mutex<HashMap<TableName, Arc<Backlog>>>;
+pub type Backlogs = Arc<tokio::sync::Mutex<HashMap<TableName, Arc<Backlog>>>>;
 
 /// The newest rows of a table.
 pub struct Backlog {
@@ -152,7 +152,7 @@ impl Store {
     /// Returns the backlog of a table, from the cache if possible. `None` if it cannot reach back that far.
     async fn backlog_of(&self, table: &Arc<Table>, at_ms: u64) -> Result<Option<Arc<Backlog>>> {
         // One task reads; the others wait for its result.
-        let mut backlogs = self.0.backlogs.lock().await;
+        let mut backlogs = Arc::clone(&self.0.backlogs).lock_owned().await;
         if let Some(backlog) = backlogs.get(table.name())
             && self.0.hub.missed_after(backlog.place, &[]).is_some()
         {
@@ -165,13 +165,20 @@ impl Store {
         }
         let (store, of) = (self.clone(), table.clone());
         let since_ms = at_ms.saturating_sub(MARGIN_MS);
-        let backlog = Arc::new(self.environment().run(move || store.read_backlog(&of, since_ms)).await?);
-        if backlogs.len() >= TABLES_MAX && !backlogs.contains_key(table.name()) {
-            let oldest =
-                backlogs.iter().min_by_key(|(_, backlog)| backlog.since_ms).map(|(name, _)| name.clone());
-            oldest.map(|name| backlogs.remove(&name));
-        }
-        backlogs.insert(table.name().clone(), backlog.clone());
+        // It goes on if who asks goes away: whoever asks next finds the result, and there is never more than one that reads.
+        let reading = tokio::spawn(async move {
+            let (reading, name) = (store.clone(), of.name().clone());
+            let read = store.environment().run(move || reading.read_backlog(&of, since_ms));
+            let backlog = Arc::new(read.await?);
+            if backlogs.len() >= TABLES_MAX && !backlogs.contains_key(&name) {
+                let oldest =
+                    backlogs.iter().min_by_key(|(_, backlog)| backlog.since_ms).map(|(name, _)| name.clone());
+                oldest.map(|name| backlogs.remove(&name));
+            }
+            backlogs.insert(name, backlog.clone());
+            Ok::<_, Error>(backlog)
+        });
+        let backlog = reading.await.map_err(|stopped| Error::Io(format!("a task stopped: {stopped}")))??;
         Ok((backlog.since_ms <= at_ms && !backlog.late.cover(at_ms)).then_some(backlog))
     }
 
@@ -287,5 +294,30 @@ impl PartialOrd for ByLabel {
 impl Ord for ByLabel {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.label_ms.cmp(&other.0.label_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::tests::{Fixture, close, merge, put, table, within_the_deadline};
+
+    /// Each client that came back and went away again before a long table was read began to read it once more, and none ever had the result.
+    #[test]
+    fn what_is_read_for_one_that_goes_away_is_there_for_the_next() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        merge(&store, "1", put("1", None, 1));
+        let until = store.0.hub.cursor();
+        within_the_deadline(async {
+            let topics = [Topic::Prefix(table(), String::new())];
+            let mut asked = Box::pin(store.backlog(&topics, 0, until));
+            // It begins to read.
+            assert!(futures_util::poll!(&mut asked).is_pending());
+            drop(asked);
+            let backlogs = store.0.backlogs.lock().await;
+            assert!(backlogs.contains_key(&table()), "the next finds the result");
+        });
+        close(store);
     }
 }
