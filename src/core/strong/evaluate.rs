@@ -26,6 +26,10 @@ use crate::{
 pub const WRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What has this limit, for the error.
 pub const WRITTEN: &str = "sum of what one request writes to strong tables";
+/// Most bytes that one transaction reads, unless it reads one value. A request of a few kilobytes can name a long value many times.
+pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What has this limit, for the error.
+pub const READ: &str = "sum of what one transaction reads";
 
 /// The state that requests are evaluated on.
 pub trait View {
@@ -73,8 +77,15 @@ pub fn evaluate(
     limits: Limits,
     tick: impl FnMut() -> Result<Timestamp>,
 ) -> Result<Evaluation> {
-    let mut evaluator =
-        Evaluator { view, limits, tick, written: BTreeMap::new(), effects: Vec::new(), bytes: 0 };
+    let mut evaluator = Evaluator {
+        view,
+        limits,
+        tick,
+        written: BTreeMap::new(),
+        effects: Vec::new(),
+        bytes: 0,
+        read_bytes: 0,
+    };
     let outcome = match request {
         Request::Create(table) => evaluator.create(table)?,
         Request::Write { table, writes } => {
@@ -100,6 +111,8 @@ struct Evaluator<'a, V, T> {
     effects: Vec<Effect>,
     /// About how many bytes they have.
     bytes: usize,
+    /// How many bytes of values its client is told.
+    read_bytes: usize,
 }
 
 impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
@@ -158,6 +171,12 @@ impl<V: View, T: FnMut() -> Result<Timestamp>> Evaluator<'_, V, T> {
                         Payload::Deleted => None,
                     }
                 });
+                let (before, more) =
+                    (self.read_bytes, got.as_ref().map_or(0, |got| got.value.as_str().len()));
+                self.read_bytes += more;
+                if self.read_bytes > READ_BYTES_MAX && before > 0 {
+                    return Err(Error::TooLarge { what: READ, limit: READ_BYTES_MAX as u64 });
+                }
                 Ok(OperationResult::Got(got))
             }
             Operation::Write { table, write } => self.write(&table, write).map(OperationResult::Written),
@@ -629,6 +648,31 @@ mod tests {
         assert_eq!(run(&[2 * WRITTEN_BYTES_MAX]), Ok(()), "a value may be as long as --max-value");
         assert_eq!(run(&[1, 2 * WRITTEN_BYTES_MAX]), Err(refused.clone()));
         // The leader's answer may pass through another node.
+        assert_eq!(Error::from(Refusal::from(refused.clone())), refused);
+    }
+
+    /// 128 gets of one long value made 128 MiB of a request of 6 KB, and, as trees of JSON, gigabytes.
+    #[test]
+    fn what_one_transaction_reads_is_bounded_but_one_value_goes_through() {
+        let run = |length: usize, times: usize| {
+            let limits = Limits { now_ms: 0, value_bytes_max: u64::MAX };
+            let mut state = State::new();
+            let mut ticks = 0;
+            let mut tick = || {
+                ticks += 1;
+                Ok(Timestamp { hlc: ticks, node: NodeId(1) })
+            };
+            let put = write(vec![put("k", &"1".repeat(length), Condition::Always)]);
+            let written = evaluate(put, &state, limits, &mut tick).expect("evaluates");
+            written.effects.into_iter().for_each(|effect| state.apply(effect));
+            let success = vec![Operation::Get { table: table("t"), key: key("k") }; times];
+            let transaction = Transaction { compare: Vec::new(), success, failure: Vec::new() };
+            evaluate(Request::Transaction(transaction), &state, limits, tick).map(drop)
+        };
+        let refused = Error::TooLarge { what: READ, limit: READ_BYTES_MAX as u64 };
+        assert_eq!(run(READ_BYTES_MAX / 2, 2), Ok(()));
+        assert_eq!(run(READ_BYTES_MAX / 2 + 1, 2), Err(refused.clone()));
+        assert_eq!(run(2 * READ_BYTES_MAX, 1), Ok(()), "a value may be as long as --max-value");
         assert_eq!(Error::from(Refusal::from(refused.clone())), refused);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::{WRITTEN, WRITTEN_BYTES_MAX};
+use super::evaluate::{READ, READ_BYTES_MAX, WRITTEN, WRITTEN_BYTES_MAX};
 use crate::{
     core::{
         clock::Timestamp,
@@ -122,6 +122,18 @@ pub enum Outcome {
     Etcd(etcd::request::Outcome),
 }
 
+impl Outcome {
+    /// About how many bytes of values it has.
+    pub fn value_bytes(&self) -> usize {
+        let Self::Transaction { results, .. } = self else { return 0 };
+        let lengths = results.iter().map(|result| match result {
+            OperationResult::Got(Some(got)) => got.value.as_str().len(),
+            OperationResult::Got(None) | OperationResult::Written(_) => 0,
+        });
+        lengths.sum()
+    }
+}
+
 /// What an operation of a transaction gave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OperationResult {
@@ -167,6 +179,8 @@ pub enum Refusal {
     OutcomeUnknown(String),
     /// What the request writes is more than `WRITTEN_BYTES_MAX` together. Nothing was written.
     WritesTooMuch,
+    /// What the transaction reads is more than `READ_BYTES_MAX` together. Nothing was written.
+    ReadsTooMuch,
 }
 
 impl From<Error> for Refusal {
@@ -178,6 +192,7 @@ impl From<Error> for Refusal {
             Error::BadJson(why) => Self::BadJson(why),
             Error::BadRequest(why) => Self::BadRequest(why),
             Error::TooLarge { what: WRITTEN, .. } => Self::WritesTooMuch,
+            Error::TooLarge { what: READ, .. } => Self::ReadsTooMuch,
             Error::TooLarge { limit, .. } => Self::TooLarge(limit),
             Error::WrongMode(why) => Self::WrongMode(why),
             Error::NoQuorum(why) => Self::NoQuorum(why),
@@ -197,6 +212,7 @@ impl From<Refusal> for Error {
             Refusal::BadRequest(why) => Self::BadRequest(why),
             Refusal::TooLarge(limit) => Self::TooLarge { what: "patched value", limit },
             Refusal::WritesTooMuch => Self::TooLarge { what: WRITTEN, limit: WRITTEN_BYTES_MAX as u64 },
+            Refusal::ReadsTooMuch => Self::TooLarge { what: READ, limit: READ_BYTES_MAX as u64 },
             Refusal::WrongMode(why) => Self::WrongMode(why),
             Refusal::Unavailable(why) => Self::NotReady(why),
             Refusal::NoQuorum(why) => Self::NoQuorum(why),

@@ -106,9 +106,17 @@ impl TransactionBody<'_> {
     }
 }
 
-/// The answer to a transaction: whether everything compared equal, and what each operation gave.
-pub fn rendered(succeeded: bool, results: &[OperationResult]) -> serde_json::Value {
-    json!({ "succeeded": succeeded, "results": results.iter().map(render).collect::<Vec<_>>() })
+/// The answer to a transaction, a JSON object: whether everything compared equal, and what each operation gave.
+pub fn rendered(succeeded: bool, results: &[OperationResult]) -> String {
+    let mut text = format!("{{\"succeeded\":{succeeded},\"results\":[");
+    for (place, result) in results.iter().enumerate() {
+        if place > 0 {
+            text.push(',');
+        }
+        render(result, &mut text);
+    }
+    text.push_str("]}");
+    text
 }
 
 fn compare(value_bytes_max: u64, body: CompareBody<'_>) -> Result<Compare> {
@@ -177,24 +185,25 @@ fn operation(value_bytes_max: u64, now_ms: u64, body: OperationBody<'_>) -> Resu
     Ok(Operation::Write { table, write: Write { key, action, condition } })
 }
 
-fn render(result: &OperationResult) -> serde_json::Value {
-    let version =
-        |timestamp: &Timestamp| json!({ "version": timestamp.to_string(), "timestamp": timestamp.unix_ms() });
+/// Adds a result to `text`. Values are copied as they are: as trees of JSON long ones would take many times their length.
+fn render(result: &OperationResult, text: &mut String) {
+    let version = |timestamp: &Timestamp| {
+        format!("{{\"version\":\"{timestamp}\",\"timestamp\":{}", timestamp.unix_ms())
+    };
     match result {
-        OperationResult::Got(None) => json!({ "value": null, "absent": true }),
+        OperationResult::Got(None) => text.push_str("{\"value\":null,\"absent\":true"),
         OperationResult::Got(Some(Got { value, timestamp, expires_at_ms })) => {
-            let mut got = version(timestamp);
-            // The text is JSON: it came in as such.
-            got["value"] = serde_json::from_str(value.as_str()).unwrap_or_default();
-            got["expires_at"] = json!(expires_at_ms);
-            got
+            text.push_str(&version(timestamp));
+            text.push_str(",\"value\":");
+            text.push_str(value.as_str());
+            text.push_str(&format!(",\"expires_at\":{}", json!(expires_at_ms)));
         }
         OperationResult::Written(written) => {
-            let mut wrote = version(&written.timestamp);
+            text.push_str(&version(&written.timestamp));
             if written.created {
-                wrote["created"] = json!(true);
+                text.push_str(",\"created\":true");
             }
-            wrote
         }
     }
+    text.push('}');
 }

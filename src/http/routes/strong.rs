@@ -93,7 +93,9 @@ async fn transact(node: Arc<Node>, call: Call) -> Result<Response> {
     let tables = transaction.written_tables();
     let (succeeded, results) =
         node.transact(transaction).await.map_err(|error| call.principal().conceal_any(&tables, error))?;
-    response::json(&transaction::rendered(succeeded, &results))
+    let mut text = transaction::rendered(succeeded, &results);
+    text.push('\n');
+    Ok(response::json_text(text))
 }
 
 /// The body of `init`.

@@ -93,7 +93,7 @@ impl Operation {
                 let transacted = node.transact(transaction).await;
                 let (succeeded, results) =
                     transacted.map_err(|error| principal.conceal_any(&tables, error))?;
-                Ok(transaction::rendered(succeeded, &results).to_string())
+                Ok(transaction::rendered(succeeded, &results))
             }
             Self::Report(report) => Ok(report.collect(node, principal).await?.to_string()),
             Self::Ping => Ok("{}".into()),

@@ -302,7 +302,7 @@ impl Task {
             let view = Overlaid { overlay: &overlay, store: &self.store, timestamps: &self.timestamps };
             let evaluated = evaluate(request, &view, limits, || self.timestamps.tick_at(limits.now_ms));
             let outcome = evaluated.map(|Evaluation { effects: more, outcome }| {
-                bytes += more.iter().map(effect_bytes).sum::<usize>();
+                bytes += more.iter().map(effect_bytes).sum::<usize>() + outcome.value_bytes();
                 more.iter().for_each(|effect| overlay.add(effect));
                 effects.extend(more);
                 outcome
