@@ -157,6 +157,22 @@ fn a_bomb_is_cut_off_at_the_limit() {
     assert!(grown < 48 << 20, "{grown} bytes for bombs of 200 MiB");
 }
 
+/// Gigabytes of them are some kilobytes, and were read to their end.
+#[test]
+fn an_import_has_no_more_blank_lines_than_a_person_would_send() {
+    let node = Node::start();
+    let row = "{\"table\":\"t\",\"key\":\"k\",\"value\":1}\n";
+    let import = |blank: usize| {
+        let text = format!("{row}{}{row}", "\n".repeat(blank));
+        node.send(
+            &Request::new("POST", "/_/import").header("Content-Encoding", "zstd").body(zstd(text.as_bytes())),
+        )
+    };
+    import(1 << 20).expect(200);
+    let refused = import((1 << 20) + 1).expect_problem(400, "bad-request");
+    assert!(refused.contains("blank lines"), "{refused}");
+}
+
 #[test]
 fn where_there_is_no_memory_to_code_an_answer_it_comes_plain() {
     let node: Node = Setup::new()

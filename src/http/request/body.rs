@@ -2,7 +2,7 @@
 //! neither chunked bodies nor the form type that curl declares. The declared type matters only to tell the two kinds of patch apart:
 //! browsers call JSON text/plain, curl calls it a form, and `server::guard` keeps foreign pages out.
 
-use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
+use std::{fmt, marker::PhantomData, mem, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -14,7 +14,10 @@ use serde::{
     Deserialize, Deserializer,
     de::{SeqAccess, Visitor},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout},
+};
 
 use super::{
     Head,
@@ -126,6 +129,8 @@ fn check_depth(text: &[u8]) -> Result<()> {
 pub struct BodyReader {
     body: Option<Incoming>,
     decoder: Option<(Decoder, Reservation)>,
+    /// Whether it gave decoded bytes since it last waited.
+    has_decoded: bool,
     options: Arc<Options>,
     budget: Arc<Budget>,
     pace: Pace,
@@ -171,7 +176,8 @@ impl BodyReader {
             None => None,
         };
         let options = Arc::clone(&head.connection.options);
-        Ok(Self { body: head.take_body(), decoder, options, budget, pace: Pace::default() })
+        let body = head.take_body();
+        Ok(Self { body, decoder, has_decoded: false, options, budget, pace: Pace::default() })
     }
 
     /// The declared length, before decoding.
@@ -194,9 +200,14 @@ impl BodyReader {
             if let Some((decoder, _)) = &mut self.decoder
                 && let Some(bytes) = decoder.read()?
             {
+                // A few kilobytes can stand for gigabytes, and nobody else would be served before their end.
+                if mem::replace(&mut self.has_decoded, true) {
+                    yield_now().await;
+                }
                 return Ok(Some(bytes).filter(|bytes| !bytes.is_empty()));
             }
             let received = self.receive().await?;
+            self.has_decoded = false;
             match &mut self.decoder {
                 Some((decoder, _)) => decoder.feed(received),
                 None => return Ok(received),
@@ -302,7 +313,7 @@ mod tests {
     use hyper::Request;
 
     use super::*;
-    use crate::http::request::Call;
+    use crate::http::request::{Call, coding::Encoder};
 
     #[test]
     fn only_the_two_patch_types_are_told_apart() {
@@ -341,6 +352,28 @@ mod tests {
     async fn while_a_long_body_is_parsed_other_requests_are_served() {
         assert!(others_are_served(LONG_BYTES_MIN).await);
         assert!(!others_are_served(LONG_BYTES_MIN - 1).await, "or this shows nothing");
+    }
+
+    /// Some kilobytes decode for a minute, in which this thread served nobody else.
+    #[tokio::test]
+    async fn others_are_served_between_the_pieces_that_a_body_decodes_to() {
+        let mut encoder = Encoder::new(Coding::Zstd).expect("begins");
+        let mut coded = encoder.write(&vec![b'\n'; 1 << 20]).expect("codes");
+        coded.extend(encoder.finish().expect("ends"));
+        let mut decoder = Decoder::new(Coding::Zstd).expect("begins");
+        decoder.feed(Some(coded.into()));
+        let options = Arc::new(Options::default());
+        let budget = Budget::new(options.body_memory_bytes, Default::default());
+        let decoder = Some((decoder, budget.empty_reservation()));
+        let pace = Pace::default();
+        let mut reader = BodyReader { body: None, decoder, has_decoded: false, options, budget, pace };
+        let other = tokio::spawn(async {});
+        let mut pieces = 0;
+        while !other.is_finished() {
+            assert!(reader.next().await.expect("decodes").is_some(), "nobody was served in {pieces} pieces");
+            pieces += 1;
+        }
+        assert!((1..=2).contains(&pieces), "{pieces}");
     }
 
     #[test]

@@ -48,6 +48,8 @@ const CRITICAL_WAIT_MAX: Duration = Duration::from_secs(10);
 const MEMORY_LOOK: Duration = Duration::from_millis(20);
 /// A batch is committed early at so many bytes of lines.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes of blank lines between two others. Compressed, gigabytes of them are some kilobytes.
+const BLANK_BYTES_MAX: usize = 1024 * 1024;
 
 /// The route of imports.
 pub fn import_routes(node: Arc<Node>) -> BoxedFilter<(Response,)> {
@@ -120,6 +122,7 @@ async fn import(node: Arc<Node>, call: Call) -> Result<Response> {
         export_reader,
         batch: Vec::new(),
         batch_bytes: 0,
+        blank_bytes: 0,
         lines: 0,
         lines_committed: 0,
         imported: Imported::default(),
@@ -151,6 +154,8 @@ struct RunningImport {
     export_reader: ExportReader,
     batch: Vec<Import>,
     batch_bytes: usize,
+    /// Bytes of blank lines since the last other one.
+    blank_bytes: usize,
     /// Lines read. If a line is invalid, it is the last one.
     lines: u64,
     /// Lines committed. The lines after them are the batch.
@@ -208,9 +213,14 @@ impl RunningImport {
     async fn take_line(&mut self, line: &[u8]) -> Result<()> {
         if line.trim_ascii().is_empty() {
             self.lines += u64::from(line.ends_with(b"\n"));
-            return Ok(());
+            self.blank_bytes += line.len();
+            return match self.blank_bytes > BLANK_BYTES_MAX {
+                true => Err(Error::BadRequest(format!("more than {BLANK_BYTES_MAX} bytes of blank lines"))),
+                false => Ok(()),
+            };
         }
         self.lines += 1;
+        self.blank_bytes = 0;
         if !self.export_reader.is_row(line)? {
             return Ok(());
         }
