@@ -95,10 +95,12 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     // Writes of a strong table that come together are one step.
     let atomic = call.query().flag("atomic")? || node.turns_out_strong(&table).await;
     let concern = condition::write_concern(&call)?;
-    let expiry = expiry::of_query(call.query(), node.now_ms())?;
+    let now_ms = node.now_ms();
+    let expiry = expiry::of_query(call.query(), now_ms)?;
     let mut body = body::read(&call, call.connection.options.body_bytes_max).await?;
     // Parse everything before writing anything: a batch with an error anywhere has no effect.
-    let reader = Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
+    let reader =
+        Reader { node: &node, body: &body, now_ms, expiry, table: &table, principal: call.principal() };
     let ops_max = call.connection.options.batch_ops_max;
     let (offsets, all_writes) = body::parse_aside(body.len(), || reader.check(ops_max, atomic))?;
     // The memory for parsed operations besides the body: their values, and for an atomic batch also the rows.
@@ -114,8 +116,14 @@ async fn answer(node: Arc<Node>, call: Call, table: TableName) -> Result<Respons
     } else {
         let mut next = 0;
         while next < offsets.len() {
-            let reader =
-                Reader { node: &node, body: &body, expiry, table: &table, principal: call.principal() };
+            let reader = Reader {
+                node: &node,
+                body: &body,
+                now_ms,
+                expiry,
+                table: &table,
+                principal: call.principal(),
+            };
             let (writes, ops) = body::parse_aside(body.len(), || reader.piece(&offsets, next))?;
             next += ops.len();
             results.add(concealed(call.principal(), &table, batch.merge(writes, false).await)?, &ops);
@@ -157,6 +165,8 @@ fn not_replicated(error: &Error, call: &Call, results: Results) -> Response {
 struct Reader<'a> {
     node: &'a Node,
     body: &'a [u8],
+    /// When the batch came, in Unix milliseconds. One instant for both passes: an expiry that was ahead in the first is not refused in the second.
+    now_ms: u64,
     expiry: Option<Expiry>,
     table: &'a TableName,
     /// Must have the right to write each key.
@@ -205,7 +215,7 @@ impl Reader<'_> {
 
     fn parse(&self, text: &[u8], number: usize) -> Result<(Write, Op)> {
         let operation = body::parse_object(text);
-        let parsed = operation.and_then(|operation| write(self.node, operation, self.expiry));
+        let parsed = operation.and_then(|operation| write(self.node, self.now_ms, operation, self.expiry));
         let permitted = parsed
             .and_then(|(write, op)| self.principal.check_write(self.table, &write).map(|()| (write, op)));
         permitted.map_err(|error| of_operation(number, error))
@@ -225,9 +235,9 @@ fn operations<'a>(body: &'a [u8], mut each: impl FnMut(&'a str) -> Result<()>) -
     Ok(())
 }
 
-fn write(node: &Node, operation: Operation<'_>, default: Option<Expiry>) -> Result<(Write, Op)> {
+fn write(node: &Node, now_ms: u64, operation: Operation<'_>, default: Option<Expiry>) -> Result<(Write, Op)> {
     operation.check()?;
-    let expiry = expiry::of_members(operation.ttl, operation.expires_at, node.now_ms())?;
+    let expiry = expiry::of_members(operation.ttl, operation.expires_at, now_ms)?;
     let action = match operation.op {
         Op::Put => {
             let value =
