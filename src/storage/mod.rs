@@ -215,7 +215,17 @@ impl Store {
 
     /// Sets the clock's bound. Durable by the next commit.
     pub fn set_clock_bound(&self, bound: u64) -> Result<()> {
-        meta::write_clock_bound(&self.meta()?, bound)
+        let meta = self.meta()?;
+        // A write fails here before it asks for anything else of the engine.
+        self.0.context.committer.noticed(meta::write_clock_bound(&meta, bound))
+    }
+
+    /// Refuses writes from now on if the engine has failed while nobody asked anything of it. It moves rows by itself, and keeps its first error.
+    pub(in crate::storage) fn notice_failure(&self) {
+        if self.failure().is_none() {
+            // The error is what is noticed. A store that is being reopened has no engine.
+            let _ = self.0.context.committer.noticed(self.with_engine(Engine::check));
+        }
     }
 
     /// The visible value of a key.
@@ -229,6 +239,11 @@ impl Store {
     /// `StorageFull` if the storage failed since `incarnation`: then some merges may be lost.
     pub async fn acknowledge(&self, incarnation: Incarnation) -> Result<()> {
         self.0.context.committer.acknowledge(incarnation).await
+    }
+
+    /// Most subscriptions at a time.
+    pub fn subscriptions_max(&self) -> usize {
+        self.0.options.subscriptions_max
     }
 
     /// The current incarnation of the store. Take it before merging: it ties the acknowledgement to the engine that was written to.

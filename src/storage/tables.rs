@@ -147,7 +147,7 @@ impl Store {
         if let Some(limit) = limit(self.counts(&tables))? {
             return Err(refuse(limit));
         }
-        let table = self.open_table(name.clone())?;
+        let table = self.0.context.committer.noticed(self.open_table(name.clone()))?;
         table.count()?;
         tables.insert(name.clone(), table.clone());
         Ok(table)

@@ -53,6 +53,28 @@ fn a_full_disk_refuses_writes_only_and_recovers_when_it_is_grown() {
     assert_filled(&node);
 }
 
+/// The engine wrote by itself, and failed. The next write failed before it asked anything of the engine that would have told, so the node
+/// refused every write for good and called itself ready.
+#[test]
+fn a_disk_that_fills_up_while_nobody_waits_for_it_is_noticed() {
+    let Some(mount) = Mount::tmpfs(SMALL_MIB) else { return };
+    let data = mount.path().join("storage.db");
+    let node = Setup::new().flag("--data", data).flag("--durability", "interval:1m").start();
+    node.put("/t/key/a", r#"{"value":1}"#).expect(200);
+    let filler = mount.path().join("filler");
+    fs::write(&filler, vec![b'x'; (SMALL_MIB as usize) << 20]).expect_err("more than there is room for");
+    // Acknowledged at once, unless the engine is quicker: it writes the value a little later, and has no room.
+    let long = format!(r#"{{"value":"{}"}}"#, text(1, FILL_BYTES));
+    let status = node.put("/t/key/b", long).status;
+    assert!([200, 507].contains(&status), "{status}");
+    wait_until("it says so", DEADLINE, || node.get("/readyz").status == 503);
+    let answer = node.get("/readyz").json();
+    assert_eq!(answer["phase"], "read-only", "{answer}");
+    fs::remove_file(filler).expect("the filler is there");
+    wait_until("it takes writes again", RECOVERY, || node.get("/readyz").status == 200);
+    node.put("/t/key/c", r#"{"value":3}"#).expect(200);
+}
+
 #[test]
 fn a_disk_that_is_full_at_the_start_is_said_plainly() {
     let Some(mount) = Mount::tmpfs(SMALL_MIB) else { return };

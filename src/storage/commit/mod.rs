@@ -164,6 +164,14 @@ impl Committer {
         self.wake.notify_one();
     }
 
+    /// Passes a result on. If it is the error of an engine that takes nothing more, refuses writes from now on, as `fail` does.
+    pub fn noticed<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(Error::StorageFull(reason)) = &result {
+            self.fail(reason);
+        }
+        result
+    }
+
     /// Accepts writes again.
     pub fn recover(&self) {
         let mut requests = self.lock();

@@ -102,6 +102,14 @@ impl Engine {
         self.sync_and_mark(false, None)
     }
 
+    /// Whether it still takes what is written.
+    ///
+    /// # Errors
+    /// The first error of the disk: everything fails with it from then on.
+    pub fn check(&self) -> Result<()> {
+        self.db.context.global_error().map_err(translate)
+    }
+
     /// Makes everything durable at the end and records the number of rows and the sum of their digests, if known: `content` returns them
     /// after the next opening. Nothing may be written after this.
     pub fn close(self, content: Option<ContentSum>) -> Result<()> {

@@ -48,15 +48,11 @@ impl Store {
         });
         let pieces: Vec<_> = pieces.collect();
         let meta = self.meta()?;
-        let written = match &pieces[..] {
+        self.0.context.committer.noticed(match &pieces[..] {
             // All else would wait for `insert_all`, and that for the disk.
             [(key, kept)] => meta.insert(key, kept),
             pieces => meta.insert_all(pieces.iter().map(|(key, kept)| (&key[..], &kept[..]))),
-        };
-        if let Err(Error::StorageFull(reason)) = &written {
-            self.0.context.committer.fail(reason);
-        }
-        written
+        })
     }
 }
 

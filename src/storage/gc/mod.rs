@@ -91,6 +91,7 @@ impl Worker {
 
     /// One turn of each part. Returns how long nothing more is due.
     fn turn(&mut self, store: &Store) -> Duration {
+        store.notice_failure();
         // An error of one part does not keep the others from their work.
         let turns = [
             (expiry::announce(store), "announcing expired values failed"),

@@ -277,11 +277,7 @@ impl Store {
     }
 
     fn persist_floors(&self, swept: Swept) -> Result<()> {
-        self.with_engine(|engine| write_floors(engine, swept)).inspect_err(|error| {
-            if let Error::StorageFull(reason) = error {
-                self.0.context.committer.fail(reason);
-            }
-        })
+        self.0.context.committer.noticed(self.with_engine(|engine| write_floors(engine, swept)))
     }
 
     fn wake_worker(&self) {

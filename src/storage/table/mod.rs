@@ -324,11 +324,7 @@ impl Table {
             return Err(Error::StorageFull(reason));
         }
         let open = self.open();
-        let result = write(trees::of(&open)?);
-        if let Err(Error::StorageFull(reason)) = &result {
-            self.context.committer.fail(reason);
-        }
-        result
+        self.context.committer.noticed(write(trees::of(&open)?))
     }
 
     pub(super) fn lock(&self, number: u8) -> MutexGuard<'_, Partition> {
