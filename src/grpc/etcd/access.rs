@@ -71,6 +71,14 @@ fn headers(metadata: &MetadataMap) -> Result<HeaderMap> {
 }
 
 impl Client {
+    /// Lets it write. Whoever ends a lease or gives up a lock is not asked: others wait for that.
+    ///
+    /// # Errors
+    /// The status where the memory of the process is nearly used up.
+    pub fn admit_write(&self) -> std::result::Result<(), Status> {
+        self.budget.admit_write().map_err(|error| error::of(&error))
+    }
+
     /// Whether it may do an operation.
     ///
     /// # Errors

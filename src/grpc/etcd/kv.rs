@@ -65,6 +65,7 @@ impl Kv for Api {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let client = self.client(&request)?;
         let (bytes, request) = (request.get_ref().encoded_len(), request.into_inner());
+        client.admit_write()?;
         let operation = Operation::Put(convert::put(request));
         match self.operate(&client, operation, bytes, Consistency::Linearizable).await? {
             (Body::Put(before), header) => {
@@ -80,6 +81,7 @@ impl Kv for Api {
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let client = self.client(&request)?;
         let (bytes, request) = (request.get_ref().encoded_len(), request.into_inner());
+        client.admit_write()?;
         let operation = Operation::Delete(convert::delete(request));
         match self.operate(&client, operation, bytes, Consistency::Linearizable).await? {
             (Body::Delete(deleted, before), header) => {
@@ -94,6 +96,9 @@ impl Kv for Api {
         let client = self.client(&request)?;
         let (bytes, request) = (request.get_ref().encoded_len(), request.into_inner());
         let operation = Operation::Txn(convert::txn(request));
+        if operation.writes() {
+            client.admit_write()?;
+        }
         match self.operate(&client, operation, bytes, Consistency::Linearizable).await? {
             (Body::Txn(succeeded, answers), header) => {
                 Ok(Response::new(convert::txn_response(succeeded, answers, header)?))

@@ -24,7 +24,9 @@ impl Lease for Api {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        self.client(&request)?.check_table(Right::Write, false)?;
+        let client = self.client(&request)?;
+        client.check_table(Right::Write, false)?;
+        client.admit_write()?;
         let pb::LeaseGrantRequest { id, ttl } = *request.get_ref();
         let id = if id == 0 { self.node.etcd_lease_id().map_err(error::failed)? } else { id };
         let granted = self.node.etcd(request::Request::Grant { id, ttl_s: ttl }).await;

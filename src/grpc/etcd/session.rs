@@ -182,6 +182,7 @@ impl Session {
             return Ok(id);
         }
         self.client.check_table(Right::Write, false)?;
+        self.client.admit_write()?;
         let id = self.api.node.etcd_lease_id().map_err(error::failed)?;
         let grant = request::Request::Grant { id, ttl_s: LEASE_TTL_S };
         self.api.taken(self.api.node.etcd(grant).await).map_err(by_client)?;
@@ -243,6 +244,7 @@ impl Session {
         txn.failure.extend([own, first()]);
         let operation = Operation::Txn(txn);
         check_operation(&self.client, &operation, self.bytes).map_err(by_client)?;
+        self.client.admit_write()?;
         let (api, request_id) = (self.api.clone(), self.request_id.clone());
         let entering = async move {
             // It reads no more than two keys.

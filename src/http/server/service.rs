@@ -32,6 +32,7 @@ use crate::{
             Call, REQUEST_ID,
             budget::{Budget, Reservation, UNCOUNTED_BYTES_MAX},
             connection_state::{ConnectionState, OpenRequest},
+            path,
             route::Route,
             traffic::{Kind, Traffic},
             upgrade::has_token,
@@ -166,10 +167,12 @@ impl Service {
     }
 }
 
-/// Why a write is not taken now, where the process has no memory for it. What an operator does is no write.
+/// Why a write is not taken now, where the process has no memory for it. What an operator does is no write, and neither is a read of many keys.
 fn refusal_of_write(call: &Call) -> Option<Error> {
     let is_safe = matches!(call.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let is_write = !is_safe && !call.uri.path().starts_with("/_/admin/");
+    let is_of_operator = || ["/_/admin/", "/_/strong/"].iter().any(|begin| call.path().starts_with(begin));
+    let is_multi_get = || call.method == Method::POST && path::collection(call.path(), "keys").is_some();
+    let is_write = !is_safe && !is_of_operator() && !is_multi_get();
     is_write.then(|| call.connection.budget.admit_write().err()).flatten()
 }
 
