@@ -227,6 +227,11 @@ impl Node {
         self.store.now_ms()
     }
 
+    /// Most subscriptions at a time.
+    pub fn subscriptions_max(&self) -> usize {
+        self.store.subscriptions_max()
+    }
+
     /// The largest value accepted, in bytes of JSON text as sent.
     pub fn value_bytes_max(&self) -> u64 {
         self.options.value_bytes_max

@@ -74,6 +74,36 @@ fn a_range_that_is_too_large_for_the_memory_is_refused() {
     });
 }
 
+/// Keys of watchers could be as long as a message, and nobody counted the watchers of a node: a client without any right could fill its memory.
+#[test]
+fn a_watcher_has_a_key_that_can_be_and_a_node_has_no_more_watchers_than_subscriptions() {
+    let served = Served::start_with(|setup| setup.flag("--max-subscriptions", "3"));
+    served.runtime.block_on(async {
+        let mut client = Client::open(served.address).await;
+        let of = |key: &[u8]| pb::WatchCreateRequest { key: key.into(), ..Default::default() };
+        let range = pb::WatchCreateRequest { range_end: vec![b'z'; 100_000], ..of(b"a") };
+        let mut refused = client.watch(vec![of(&[b'k'; 100_000]), range]).await;
+        for _ in 0..2 {
+            let told = refused.next().await.expect("an answer");
+            assert!(told.canceled && told.cancel_reason.contains("100000 bytes"), "{told:?}");
+        }
+        let mut first = client.watch(vec![of(b"a"), of(b"b")]).await;
+        let mut second = client.watch(vec![of(b"a"), of(b"b")]).await;
+        for (number, canceled) in [(0, false), (0, false), (1, false), (1, true)] {
+            let stream = if number == 0 { &mut first } else { &mut second };
+            let told = stream.next().await.expect("an answer");
+            assert_eq!(told.canceled, canceled, "{told:?}");
+            assert_eq!(told.cancel_reason.contains("--max-subscriptions"), canceled, "{told:?}");
+        }
+        // One that has gone leaves room.
+        drop(first);
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while client.watch(vec![of(b"c")]).await.next().await.expect("an answer").canceled {
+            assert!(tokio::time::Instant::now() < deadline, "the watchers that have gone are counted");
+        }
+    });
+}
+
 #[test]
 fn a_lease_that_ends_deletes_its_keys_and_one_kept_alive_does_not() {
     let served = Served::start();

@@ -180,6 +180,18 @@ pub fn key(bytes: &[u8]) -> std::result::Result<Key, Problem> {
     }
 }
 
+/// Checks that the ends of a range are no longer than keys are: what is longer begins or ends nothing, and may be kept for long.
+///
+/// # Errors
+/// `KeyTooLong`.
+pub fn check_lengths(keys: &Keys) -> std::result::Result<(), Problem> {
+    let high = match keys {
+        Keys::Range(_, Some(high)) => high.as_slice(),
+        Keys::Range(_, None) | Keys::One(_) => &[],
+    };
+    key(keys.first()).and_then(|_| key(high)).map(drop)
+}
+
 /// The names of the rows of keys: at or above the first and below the second.
 pub fn bounds(keys: &Keys) -> (String, String) {
     let low = format!("{KEY}{}", text(keys.first()));

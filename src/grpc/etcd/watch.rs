@@ -16,6 +16,7 @@ use crate::{
         access::Right,
         etcd::{
             request::Keys,
+            row::check_lengths,
             watchers::{BYTES_MAX, Due, Place, Watcher, event_bytes},
         },
     },
@@ -192,12 +193,18 @@ impl Watching {
         // The smallest key.
         let key = if request.key.is_empty() { vec![0] } else { request.key.clone() };
         let keys = Keys::new(key, request.range_end.clone());
-        self.client.check_keys(Right::Read, &keys).map_err(|status| status.message().to_owned())?;
+        let why = |status: Status| status.message().to_owned();
+        check_lengths(&keys).map_err(|problem| why(error::of_problem(problem)))?;
+        self.client.check_keys(Right::Read, &keys).map_err(why)?;
         if matches!(&keys, Keys::Range(low, Some(high)) if low >= high) {
             return Err("mvcc: watcher range is empty".into());
         }
         if self.watchers.count() >= WATCHERS_MAX {
             return Err(format!("this stream has {WATCHERS_MAX} watchers, which is the most: open another"));
+        }
+        let most = self.api.node.subscriptions_max();
+        if self.watchers.count_of_node() >= most {
+            return Err(format!("this node has {most} watchers, which is the most (--max-subscriptions)"));
         }
         // The client was not told yet that such a one is canceled.
         let is_due = self.watchers.is_canceled(request.watch_id)

@@ -47,7 +47,7 @@ impl Watch {
         let table = table(&request.table)?;
         let topic = match request.target {
             None => Topic::Prefix(table, String::new()),
-            Some(Target::Prefix(prefix)) => Topic::Prefix(table, prefix),
+            Some(Target::Prefix(prefix)) => Topic::prefix(table, prefix)?,
             Some(Target::Key(name)) => Topic::Key(table, key(&name)?),
         };
         caller.principal.check_topic(&topic)?;

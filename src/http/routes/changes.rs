@@ -116,8 +116,7 @@ fn topics(target: Target, query: Query<'_>) -> Result<Vec<Topic>> {
     if prefixes.is_empty() {
         return Ok(vec![Topic::Prefix(table, String::new())]);
     }
-    let of_prefix = |prefix: std::borrow::Cow<'_, str>| Topic::Prefix(table.clone(), prefix.into_owned());
-    Ok(prefixes.into_iter().map(of_prefix).collect())
+    prefixes.into_iter().map(|prefix| Topic::prefix(table.clone(), prefix.into_owned())).collect()
 }
 
 /// When the answer ends.

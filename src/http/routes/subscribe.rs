@@ -133,7 +133,7 @@ fn topics_of_table(table: &TableName, query: Query<'_>) -> Result<Vec<Topic>> {
     if prefixes.is_empty() && lists.is_empty() && single.is_empty() {
         return Ok(vec![Topic::Prefix(table.clone(), String::new())]);
     }
-    let prefixes = prefixes.into_iter().map(|prefix| Ok(Topic::Prefix(table.clone(), prefix.into_owned())));
+    let prefixes = prefixes.into_iter().map(|prefix| Topic::prefix(table.clone(), prefix.into_owned()));
     // A comma always separates `keys`, however it is escaped. Use `key` for a key with commas.
     let keys = lists.iter().flat_map(|list| list.split(',')).chain(single.iter().map(AsRef::as_ref));
     prefixes.chain(keys.map(|key| Ok(Topic::Key(table.clone(), Key::parse(key)?)))).collect()
@@ -156,10 +156,10 @@ fn parse_topic(topic: &str) -> Result<Topic> {
         )));
     };
     let table = TableName::parse(table)?;
-    Ok(match key.strip_suffix('*') {
-        Some(prefix) => Topic::Prefix(table, prefix.into()),
-        None => Topic::Key(table, Key::parse(key)?),
-    })
+    match key.strip_suffix('*') {
+        Some(prefix) => Topic::prefix(table, prefix.into()),
+        None => Ok(Topic::Key(table, Key::parse(key)?)),
+    }
 }
 
 /// Where to start. A cursor beats `?snapshot`, and the header beats `?since`: a browser that reconnects repeats its first URL and adds the

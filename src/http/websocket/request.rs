@@ -338,7 +338,7 @@ impl<'a> Fields<'a> {
         }
         match (&self.key, &self.prefix) {
             (Some(_), None) => Ok(Topic::Key(self.table()?, self.key()?)),
-            (None, prefix) => Ok(Topic::Prefix(self.table()?, prefix.clone().unwrap_or_default())),
+            (None, prefix) => Topic::prefix(self.table()?, prefix.clone().unwrap_or_default()),
             (Some(_), Some(_)) => {
                 Err(Error::BadRequest(r#"a subscription takes "key" or "prefix", not both"#.into()))
             }
@@ -570,6 +570,9 @@ mod tests {
             "x".repeat(VALUE_BYTES_MAX as usize)
         );
         assert_eq!(parsed(&long), Err(Error::TooLarge { what: "value", limit: VALUE_BYTES_MAX }));
+        let prefix = |bytes: usize| format!(r#"{{"op":"sub","id":1,"table":"t","prefix":"{}"}}"#, "p".repeat(bytes));
+        assert!(parsed(&prefix(1024)).is_ok());
+        assert!(matches!(parsed(&prefix(1025)), Err(Error::BadName(_))));
         let deep = format!(r#"{{"op":"put","table":"t","key":"k","value":{}"#, "[".repeat(100_000));
         assert!(matches!(parsed(&deep), Err(Error::BadJson(_))));
     }

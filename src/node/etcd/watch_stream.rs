@@ -39,6 +39,11 @@ impl WatchStream {
         self.watchers.count()
     }
 
+    /// How many there are on this node, of all streams.
+    pub fn count_of_node(&self) -> usize {
+        self.revisions.history().map_or(0, |watched| watched.listeners.watchers())
+    }
+
     /// One of them.
     pub fn get_mut(&mut self, id: i64) -> Option<&mut Watcher> {
         self.watchers.get_mut(id)

@@ -64,6 +64,8 @@ pub struct Listeners {
     /// What they listen to: a listener, and its watcher.
     index: Index<(Id, i64)>,
     next: u64,
+    /// How many watchers they have together.
+    watchers: usize,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Listeners {
     /// Removes one with all of its watchers.
     pub fn close(&mut self, id: Id) {
         let Some(listener) = self.all.remove(&id) else { return };
+        self.watchers -= listener.watchers.len();
         for (watcher, keys) in listener.watchers {
             self.index.remove((id, watcher), &keys);
         }
@@ -121,6 +124,7 @@ impl Listeners {
         if let Some(listener) = self.all.get_mut(&id) {
             self.index.insert((id, watcher), &keys);
             listener.watchers.insert(watcher, keys);
+            self.watchers += 1;
         }
     }
 
@@ -128,7 +132,13 @@ impl Listeners {
     pub fn remove(&mut self, id: Id, watcher: i64) {
         if let Some(keys) = self.all.get_mut(&id).and_then(|listener| listener.watchers.remove(&watcher)) {
             self.index.remove((id, watcher), &keys);
+            self.watchers -= 1;
         }
+    }
+
+    /// How many watchers they have together.
+    pub fn watchers(&self) -> usize {
+        self.watchers
     }
 
     /// A listener looks through the history, which goes up to `newest`, until it says that it rests.
@@ -168,17 +178,17 @@ impl Listeners {
         let mut looked_at = 0;
         for event in events {
             looked_at += self.index.looks();
+            if looked_at > LOOKED_AT_MAX {
+                return false;
+            }
             for (id, _) in self.index.of(&event.kv.key) {
                 looked_at += 1;
                 if looked_at > LOOKED_AT_MAX {
-                    break;
+                    return false;
                 }
                 if let Some(listener) = self.all.get_mut(&id) {
                     listener.wake(revision);
                 }
-            }
-            if looked_at > LOOKED_AT_MAX {
-                return false;
             }
         }
         true

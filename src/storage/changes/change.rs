@@ -9,10 +9,13 @@ use std::{
 use bytes::Bytes;
 
 use super::prefixes::Prefixes;
-use crate::core::{
-    clock::Timestamp,
-    json::Value,
-    name::{Key, TableName},
+use crate::{
+    core::{
+        clock::Timestamp,
+        json::Value,
+        name::{KEY_BYTES_MAX, Key, TableName},
+    },
+    error::{Error, Result},
 };
 
 /// A position in a node's change stream. Its text is `<epoch>.<sequence>.<agreed>.<cluster>`: eight hexadecimal digits, two decimal
@@ -130,6 +133,19 @@ impl Topic {
         match self {
             Self::Key(table, _) | Self::Prefix(table, _) => Some(table),
             Self::All => None,
+        }
+    }
+
+    /// The keys of a table that begin with `prefix`.
+    ///
+    /// # Errors
+    /// `BadName` if no key can: a topic is kept for as long as somebody follows it, so it is no longer than a key.
+    pub fn prefix(table: TableName, prefix: String) -> Result<Self> {
+        match prefix.len() {
+            0..=KEY_BYTES_MAX => Ok(Self::Prefix(table, prefix)),
+            length => Err(Error::BadName(format!(
+                "the prefix has {length} bytes; a key, and so a prefix, has at most {KEY_BYTES_MAX}"
+            ))),
         }
     }
 
