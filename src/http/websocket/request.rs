@@ -570,7 +570,8 @@ mod tests {
             "x".repeat(VALUE_BYTES_MAX as usize)
         );
         assert_eq!(parsed(&long), Err(Error::TooLarge { what: "value", limit: VALUE_BYTES_MAX }));
-        let prefix = |bytes: usize| format!(r#"{{"op":"sub","id":1,"table":"t","prefix":"{}"}}"#, "p".repeat(bytes));
+        let prefix =
+            |bytes: usize| format!(r#"{{"op":"sub","id":1,"table":"t","prefix":"{}"}}"#, "p".repeat(bytes));
         assert!(parsed(&prefix(1024)).is_ok());
         assert!(matches!(parsed(&prefix(1025)), Err(Error::BadName(_))));
         let deep = format!(r#"{{"op":"put","table":"t","key":"k","value":{}"#, "[".repeat(100_000));

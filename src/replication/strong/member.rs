@@ -54,6 +54,8 @@ pub const LOG_ENTRIES: u64 = 2_000;
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The pause before it tries again.
 const CONFIRM_RETRY: Duration = Duration::from_millis(20);
+/// How long a member that stops tries to record how far it has applied.
+const LAST_CHECKPOINT_MAX: Duration = Duration::from_secs(5);
 /// How long it may take to take a member out of the group.
 pub(super) const RETIRE_MAX: Duration = Duration::from_secs(10);
 
@@ -391,8 +393,8 @@ impl Member {
     pub async fn stop(&self) {
         // It ends in any case; an error says only that a task of openraft panicked before.
         let _ = self.raft.shutdown().await;
-        // What was applied need not be applied again.
-        let _ = self.machine.checkpoint().await;
+        // What was applied need not be applied again. An entry may wait for a storage that fails, and the checkpoint for the entry.
+        let _ = timeout(LAST_CHECKPOINT_MAX, self.machine.checkpoint()).await;
     }
 }
 

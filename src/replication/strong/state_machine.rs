@@ -351,18 +351,19 @@ impl RaftStateMachine<Group> for StateMachine {
         meta: &SnapshotMeta<NodeId, Node>,
         _snapshot: Box<SnapshotData>,
     ) -> std::result::Result<(), StorageError> {
+        let failed = |error: Error| {
+            StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
+        };
         // Its rows are here: they came before.
         let state = Checkpoint { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         {
             let _one = self.0.applying.lock().await;
+            // Before the state says so: the log need not have what these rows came from.
+            self.keep_received().await.map_err(failed)?;
             *self.0.state() = state;
-            self.0.effects.rows_were_replaced().map_err(|error| {
-                StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
-            })?;
+            self.0.effects.rows_were_replaced().map_err(failed)?;
         }
-        self.checkpoint().await.map_err(|error| {
-            StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
-        })?;
+        self.checkpoint().await.map_err(failed)?;
         self.0.applied.send_replace(meta.last_log_id.map(|applied| applied.index));
         Ok(())
     }

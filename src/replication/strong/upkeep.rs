@@ -2,6 +2,7 @@
 
 use std::{sync::Weak, time::Duration};
 
+use futures_util::future::join_all;
 use openraft::error::Fatal;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
@@ -50,9 +51,13 @@ pub async fn upkeep(group: Weak<Inner>, member: Weak<Member>, parts: Parts) {
             && let Some(group) = group.upgrade()
         {
             verify_due = Instant::now() + VERIFY_EVERY;
-            if let Err(error) = group.verify(&member).await {
-                warn!(%error, "the rows of the strong tables cannot be compared with those of other members");
-            }
+            let member = member.clone();
+            // Beside the rest: a member that is stuck answers late or never, and values expire meanwhile.
+            tokio::spawn(async move {
+                if let Err(error) = group.verify(&member).await {
+                    warn!(%error, "the rows of the strong tables cannot be compared with those of other members");
+                }
+            });
         }
         if member.is_leader()
             && let Err(error) = expiry::collect(&member, &parts).await
@@ -87,18 +92,21 @@ async fn compact(member: &Member, kept: u64, bytes_max: u64) -> std::result::Res
 impl Inner {
     /// Compares the rows of the strong tables with those of the other members, where both have applied the same.
     async fn verify(&self, member: &Member) -> Result<()> {
-        for node in self.linked().collect::<Vec<_>>() {
-            let answer = self.call(node, Call::Digest, REQUEST_MAX).await;
-            if let Ok(CallAnswer::OtherGroup(_)) = answer {
-                member.others.note_foreign(node, true);
-            }
-            let Ok(CallAnswer::Digest(Some(theirs))) = answer else { continue };
-            member.others.note_foreign(node, false);
-            let own = member.machine.digest().await?;
-            if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
-                member.others.note_digest(node, root == theirs.1);
-                debug!(%node, index, "compared the rows of the strong tables");
-            }
+        let linked: Vec<_> = self.linked().collect();
+        join_all(linked.into_iter().map(|node| self.verify_with(node, member))).await.into_iter().collect()
+    }
+
+    async fn verify_with(&self, node: NodeId, member: &Member) -> Result<()> {
+        let answer = self.call(node, Call::Digest, REQUEST_MAX).await;
+        if let Ok(CallAnswer::OtherGroup(_)) = answer {
+            member.others.note_foreign(node, true);
+        }
+        let Ok(CallAnswer::Digest(Some(theirs))) = answer else { return Ok(()) };
+        member.others.note_foreign(node, false);
+        let own = member.machine.digest().await?;
+        if let Some((index, root)) = own.filter(|(index, _)| *index == theirs.0) {
+            member.others.note_digest(node, root == theirs.1);
+            debug!(%node, index, "compared the rows of the strong tables");
         }
         Ok(())
     }

@@ -2,7 +2,11 @@
 
 use std::{mem, sync::mpsc, thread, time::Duration};
 
+use tokio::time::timeout;
+
 use crate::replication::strong::group::tests::{Alone, name};
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// It looked at the figures of openraft while it looked at them. Where openraft had come in between with new ones, each waited for the other, and all
 /// threads of the node for them: a leader stood still for ever.
@@ -10,7 +14,6 @@ use crate::replication::strong::group::tests::{Alone, name};
 fn who_asks_whether_a_node_leads_and_openraft_do_not_wait_for_each_other() {
     const ASKERS: usize = 4;
     const TIMES: usize = 50_000;
-    const DEADLINE: Duration = Duration::from_secs(60);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let (ended, all_ended) = mpsc::channel();
@@ -39,4 +42,16 @@ fn who_asks_whether_a_node_leads_and_openraft_do_not_wait_for_each_other() {
     }
     busy.abort();
     runtime.block_on(node.stop());
+}
+
+/// An entry waits while the storage takes no writes, and what a member records at its end waited for it: the node did not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_stops_although_an_entry_cannot_be_applied() {
+    let node = Alone::start().await;
+    assert_eq!(node.strong.create(name()).await, Ok(true));
+    let member = node.strong.member().expect("it is a member");
+    let held = member.machine.hold().await;
+    timeout(DEADLINE, member.stop()).await.expect("it stops");
+    drop(held);
+    node.stop().await;
 }

@@ -1,12 +1,13 @@
 //! Snapshots from one node's store to another node.
 
+use openraft::{SnapshotMeta, storage::RaftStateMachine};
 use tokio::{runtime::Handle, task::block_in_place};
 
 use super::*;
 use crate::{
     core::{clock::NodeId, json::Value, register::Register, strong::request::Request},
     replication::{
-        requests::tests::nodes,
+        requests::tests::{nodes, until},
         strong::{
             group::tests::{Alone, Pair, name, put},
             rpc::Consensus,
@@ -102,6 +103,25 @@ async fn a_snapshot_ends_while_rows_are_written() {
     });
     let figures = sent.await.expect("it is sent");
     assert_eq!(figures.old_rows, 50);
+    stop([from, to]).await;
+}
+
+/// The rows were gone with the end of the log, and the member said that it had all up to the snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_whose_rows_the_storage_may_have_lost_is_not_installed() {
+    let (from, to) = pair().await;
+    write(&from, "row");
+    let latest = from.parts.timestamps.tick().expect("the clock goes");
+    let member = to.strong.member().expect("it is a member");
+    let mut machine = member.machine.clone();
+    let before = machine.applied_state().await.expect("is known");
+    transfer(&from, &to, latest).await.expect("it is sent");
+    to.parts.store.fail("a test");
+    until("the storage is open again", || to.parts.store.failure().is_none()).await;
+    let meta = SnapshotMeta { last_log_id: before.0, last_membership: before.1, ..SnapshotMeta::default() };
+    let refused = machine.install_snapshot(&meta, Box::default()).await.expect_err("some may be lost");
+    assert!(refused.to_string().contains("reopened"), "{refused}");
+    drop((member, machine));
     stop([from, to]).await;
 }
 

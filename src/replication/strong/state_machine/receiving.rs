@@ -174,6 +174,19 @@ impl StateMachine {
         Ok(())
     }
 
+    /// Makes what has arrived durable. Call it while no entry is applied.
+    ///
+    /// # Errors
+    /// `NotReady` if the storage was opened again since it began, perhaps without some of it; those of the storage.
+    pub(super) async fn keep_received(&self) -> Result<()> {
+        let began_in = self.0.receiving().as_ref().map(|receiving| receiving.incarnation);
+        let incarnation = self.0.store.incarnation();
+        if began_in.is_some_and(|began_in| began_in != incarnation) {
+            return Err(Error::NotReady("the storage was reopened since a snapshot began to arrive".into()));
+        }
+        self.0.store.durable(incarnation).await
+    }
+
     /// Returns when no entry is being applied. None is as long as what it returns is there.
     pub async fn applying(&self) -> Applying<'_> {
         Applying { machine: self, _one: self.0.applying.lock().await }
