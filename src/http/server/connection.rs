@@ -40,6 +40,8 @@ pub struct Http1Stream<S> {
     /// Requests begun before this wait.
     requests: usize,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Requests begun when hyper had last written all that it had, and none of them was open.
+    written_requests: usize,
     replacement: Option<Replacement>,
 }
 
@@ -72,6 +74,7 @@ impl<S> Http1Stream<S> {
             since: Some(Instant::now()),
             requests: 0,
             timer: None,
+            written_requests: 0,
             replacement: None,
         }
     }
@@ -85,7 +88,7 @@ impl<S> Http1Stream<S> {
     ) -> Self {
         let requests = connection.requests_begun();
         let new = Self::new(stream, connection, hand_over);
-        Self { unread, phase: Phase::Idle, since: None, requests, ..new }
+        Self { unread, phase: Phase::Idle, since: None, requests, written_requests: requests, ..new }
     }
 
     /// The bytes under HTTP, and of what was read too early the part that nobody has taken from here.
@@ -185,9 +188,11 @@ impl<S: AsyncWrite + Unpin> Http1Stream<S> {
         Some(Poll::Ready(Ok(replaced_bytes)))
     }
 
+    /// Looks for a response of hyper's own: where nothing is left to write of any other. A request alone does not tell, as it is no longer
+    /// open once hyper has the last bytes of its body.
     fn replace(&mut self, bytes: &[u8]) {
         if self.replacement.is_none()
-            && !self.connection.has_open_requests()
+            && self.written_requests == self.connection.requests_begun()
             && !self.connection.is_upgraded()
         {
             let replacement = replacement_for(bytes);
@@ -215,7 +220,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // hyper writes a head only once everything before it is written, so its own response, which has no body, comes in one slice.
+        // hyper's own response has no body, so it comes in one slice.
         if let [alone] = slices {
             self.replace(alone);
         }
@@ -230,6 +235,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes once everything that it had is written.
+        if !self.connection.has_open_requests() {
+            self.written_requests = self.connection.requests_begun();
+        }
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         // After a response hyper reads no more until it is woken, by arriving bytes or by this timer. The read that follows handles the
         // timeout.
@@ -247,16 +256,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     }
 }
 
-/// The replacement for these bytes, if they end in a response of hyper's own: a head with status 4xx, without a body and without the
-/// request id that ours have.
+/// The replacement for these bytes, if they are a response of hyper's own: a head with status 4xx, without a body and without the request id
+/// that ours have.
 fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
     const BEGINNING: &[u8] = b"HTTP/1.1 4";
-    if !bytes.ends_with(b"\r\n\r\n") {
+    const END: &[u8] = b"\r\n\r\n";
+    if bytes.len() > HYPER_RESPONSE_BYTES_MAX || !bytes.starts_with(BEGINNING) || !bytes.ends_with(END) {
         return None;
     }
-    let tail = &bytes[bytes.len().saturating_sub(HYPER_RESPONSE_BYTES_MAX)..];
-    let start = tail.windows(BEGINNING.len()).rposition(|window| window == BEGINNING)?;
-    let head = std::str::from_utf8(&tail[start..]).ok()?;
+    let head = std::str::from_utf8(bytes).ok()?;
     if head.contains("x-request-id:") || !head.contains("content-length: 0\r\n") {
         return None;
     }
@@ -266,28 +274,30 @@ fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
             Error::BadRequest("this is not a valid HTTP/1.1 request: a line of its head is malformed".into())
         }
     };
-    let before = &bytes[..bytes.len() - head.len()];
-    Some([before, response::plain_response(&error).as_bytes()].concat())
+    Some(response::plain_response(&error).into_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::http::{Options, request::budget::Budget};
 
-    /// Whatever hyper had not read of it yet was lost with the next hand-over.
-    #[tokio::test]
-    async fn what_was_read_too_early_goes_on_with_the_connection() {
+    fn connection() -> Arc<ConnectionState> {
         let options = Arc::new(Options::default());
         let budget = Budget::new(options.body_memory_bytes, Default::default());
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
-        let connection = ConnectionState::new(remote, options, budget, &Arc::default(), None);
+        Arc::new(ConnectionState::new(remote, options, budget, &Arc::default(), None))
+    }
+
+    /// Whatever hyper had not read of it yet was lost with the next hand-over.
+    #[tokio::test]
+    async fn what_was_read_too_early_goes_on_with_the_connection() {
         let unread = Bytes::from_static(b"GET / HTTP/1.1");
-        let mut stream = Http1Stream::resume(tokio::io::empty(), unread, connection.into(), Arc::default());
+        let mut stream = Http1Stream::resume(tokio::io::empty(), unread, connection(), Arc::default());
         stream.read_exact(&mut [0; 4]).await.expect("there is more");
         assert_eq!(stream.into_parts().1, "/ HTTP/1.1");
     }
@@ -299,10 +309,8 @@ mod tests {
     }
 
     #[test]
-    fn hypers_own_response_becomes_a_problem_and_bytes_before_it_stay() {
-        let before = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-request-id: 1\r\n\r\n{}";
-        let new = text(format!("{before}{OWN}").as_bytes()).expect("replaced");
-        let problem = new.strip_prefix(before).expect("what is before it");
+    fn hypers_own_response_becomes_a_problem() {
+        let problem = text(OWN.as_bytes()).expect("replaced");
         assert!(problem.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{problem}");
         assert!(
             problem.contains("application/problem+json") && problem.contains("x-request-id: "),
@@ -310,6 +318,50 @@ mod tests {
         );
         let too_large = text(OWN.replace("400 Bad Request", "431 x").as_bytes()).expect("replaced");
         assert!(too_large.starts_with("HTTP/1.1 431 ") && too_large.contains("65536"), "{too_large}");
+    }
+
+    /// Writes a response of head and body as hyper does, to a client with a window of so many bytes. hyper has given up the request by then.
+    /// Returns what the client gets, up to the end of a response of hyper's own that follows.
+    async fn written(window: usize, head: &str, body: &str) -> String {
+        let (mut client, io) = tokio::io::duplex(window);
+        let connection = connection();
+        let mut stream = Http1Stream::new(io, Arc::clone(&connection), Arc::default());
+        let reading = tokio::spawn(async move {
+            let mut read = String::new();
+            client.read_to_string(&mut read).await.expect("text");
+            read
+        });
+        drop(connection.begin_request());
+        let (mut head, mut body) = (head.as_bytes(), body.as_bytes());
+        while !head.is_empty() || !body.is_empty() {
+            let slices = [io::IoSlice::new(head), io::IoSlice::new(body)];
+            let left: Vec<_> = slices.into_iter().filter(|slice| !slice.is_empty()).collect();
+            let written = stream.write_vectored(&left).await.expect("the client reads");
+            body = &body[written.saturating_sub(head.len())..];
+            head = &head[written.min(head.len())..];
+        }
+        stream.flush().await.expect("the client reads");
+        stream.write_all(OWN.as_bytes()).await.expect("the client reads");
+        drop(stream);
+        reading.await.expect("reads")
+    }
+
+    /// hyper is done with a request when it has the last of its response. What a client had not taken of a value was looked through for a
+    /// response of hyper's own, and a value that ended like one got another end: longer than the head had said.
+    #[tokio::test]
+    async fn no_value_is_taken_for_a_response_of_hypers_own() {
+        let head = "HTTP/1.1 200 OK\r\nx-request-id: 1\r\n\r\n";
+        for value in [format!("value{OWN}"), OWN.to_owned()] {
+            for window in 1..head.len() + 2 * value.len() {
+                let read = written(window, head, &value).await;
+                let after = read.strip_prefix(head).and_then(|rest| rest.strip_prefix(value.as_str()));
+                let own = after.unwrap_or_else(|| panic!("{window}: {read}"));
+                assert!(own.starts_with("HTTP/1.1 400 ") && own.contains("problem+json"), "{window}: {own}");
+            }
+            // As hyper writes a body of several parts.
+            let read = written(1000, "", &value).await;
+            assert!(read.starts_with(&value), "{read}");
+        }
     }
 
     #[test]
@@ -320,6 +372,7 @@ mod tests {
             "HTTP/1.1 100 Continue\r\n\r\n",
             "HTTP/1.1 204 No Content\r\nx-request-id: 7\r\n\r\n",
             "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n",
+            &format!("HTTP/1.1 204 No Content\r\n\r\n{OWN}"),
             "\r\n\r\n",
             "",
             "{\"value\":1}",
