@@ -1,5 +1,6 @@
 //! The byte stream of an HTTP/1 connection, above TLS. It enforces two timeouts, one for idle time between requests and one for a request's
-//! head, because hyper has only one for both. It also replaces hyper's own responses to invalid requests by problems with a request id.
+//! head, because hyper has only one for both. It ends the connection of a client that reads too slowly while memory is short. It also replaces
+//! hyper's own responses to invalid requests by problems with a request id.
 
 use std::{
     io,
@@ -15,6 +16,7 @@ use tokio::{
 };
 use tracing::debug;
 
+use super::stalled_bodies::SlowClient;
 use crate::{
     error::Error,
     http::{
@@ -43,6 +45,8 @@ pub struct Http1Stream<S> {
     /// Requests begun when hyper had last written all that it had, and none of them was open.
     written_requests: usize,
     replacement: Option<Replacement>,
+    /// The client, while it has not taken all that hyper has written.
+    slow_client: Option<Box<SlowClient>>,
 }
 
 /// What we wait for while no request is open.
@@ -76,6 +80,7 @@ impl<S> Http1Stream<S> {
             timer: None,
             written_requests: 0,
             replacement: None,
+            slow_client: None,
         }
     }
 
@@ -144,6 +149,30 @@ impl<S> Http1Stream<S> {
     fn has_answered(&self) -> bool {
         self.requests != self.connection.requests_begun()
     }
+
+    /// Returns the outcome of a write, or an error once the client takes too little while memory is short. A stream of events holds little,
+    /// and may be slow.
+    fn watch_client(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(outcome) = outcome {
+            if let (Some(slow_client), Ok(written)) = (&mut self.slow_client, &outcome) {
+                slow_client.took(*written);
+            }
+            return Poll::Ready(outcome);
+        }
+        let connection = &self.connection;
+        if connection.is_event_stream() {
+            return Poll::Pending;
+        }
+        let slow_client = self.slow_client.get_or_insert_with(|| {
+            let budget = Arc::clone(&connection.budget);
+            Box::new(SlowClient::new(budget, connection.options.stall_timeout))
+        });
+        slow_client.poll_stalled(context).map(Err)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
@@ -209,10 +238,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.replace(bytes);
-        match self.poll_replacement(context) {
+        let outcome = match self.poll_replacement(context) {
             Some(written) => written,
             None => Pin::new(&mut self.stream).poll_write(context, bytes),
-        }
+        };
+        self.watch_client(context, outcome)
     }
 
     fn poll_write_vectored(
@@ -224,10 +254,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
         if let [alone] = slices {
             self.replace(alone);
         }
-        match self.poll_replacement(context) {
+        let outcome = match self.poll_replacement(context) {
             Some(written) => written,
             None => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
-        }
+        };
+        self.watch_client(context, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -236,6 +267,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes once everything that it had is written.
+        self.slow_client = None;
         if !self.connection.has_open_requests() {
             self.written_requests = self.connection.requests_begun();
         }
@@ -281,7 +313,10 @@ fn replacement_for(bytes: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use std::net::SocketAddr;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::timeout,
+    };
 
     use super::*;
     use crate::http::{Options, request::budget::Budget};
@@ -379,5 +414,43 @@ mod tests {
         ] {
             assert_eq!(text(other.as_bytes()), None, "{other}");
         }
+    }
+
+    /// Writes an answer of `bytes` to a client that takes `pace` of it whenever nine tenths of a stall timeout are over, where others hold so
+    /// much of the memory for bodies.
+    async fn write_slowly(held: u64, bytes: usize, pace: usize) -> io::Result<()> {
+        let connection = connection();
+        let (budget, stall_timeout) = (&connection.budget, connection.options.stall_timeout);
+        let _others = budget.reserve(held).expect("there is room");
+        let (mut client, io) = tokio::io::duplex(pace);
+        let mut stream = Http1Stream::new(io, Arc::clone(&connection), Arc::default());
+        let (answer, mut taken) = (vec![b'x'; bytes], vec![0; pace]);
+        let mut left = &answer[..];
+        while !left.is_empty() {
+            match timeout(stall_timeout * 9 / 10, stream.write(left)).await {
+                Ok(written) => left = &left[written?..],
+                Err(_) => _ = client.read_exact(&mut taken).await?,
+            }
+        }
+        stream.flush().await
+    }
+
+    /// Any byte that was taken counted, so thirty clients that took one now and then held all memory for as long as they liked.
+    #[tokio::test(start_paused = true)]
+    async fn where_memory_is_short_a_client_that_takes_little_loses_its_connection() {
+        const PIECE: usize = 16 * 1024;
+        let total = connection().budget.total();
+        let (short, enough) = (total / 2 + 1, total / 2);
+        let begun = Instant::now();
+        let ended = write_slowly(short, 40 * PIECE, PIECE / 2).await.expect_err("it takes too little");
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        let stall_timeout = Options::default().stall_timeout;
+        assert!(
+            begun.elapsed() > stall_timeout && begun.elapsed() <= 2 * stall_timeout,
+            "{:?}",
+            begun.elapsed()
+        );
+        write_slowly(short, 40 * PIECE, PIECE).await.expect("it takes enough");
+        write_slowly(enough, 40 * PIECE, PIECE / 2).await.expect("there is memory");
     }
 }

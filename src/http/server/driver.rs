@@ -35,7 +35,7 @@ use super::{
     rpc::RpcService,
     service::{self, Service},
     socket::{ClientStream, Protocol, Socket, Transport},
-    stalled_bodies::{Bodies, SEND_BUFFER_BYTES},
+    stalled_bodies::{Bodies, READS_TOO_SLOWLY, SEND_BUFFER_BYTES},
     tls::Certificates,
 };
 use crate::{
@@ -251,7 +251,7 @@ impl Connection {
         let stalled = bodies.drop_stalled(self.connection.options.stall_timeout);
         let (mut connection, mut silent, mut stalled) = (pin!(connection), pin!(silent), pin!(stalled));
         let late = || Err("the HTTP/2 preface did not come in time".into());
-        let unread = || Err("the client reads its answers too slowly, and memory for bodies is short".into());
+        let unread = || Err(READS_TOO_SLOWLY.into());
         tokio::select! {
             biased;
             ended = connection.as_mut() => return Ok(ended?),

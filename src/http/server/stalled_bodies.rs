@@ -6,18 +6,21 @@
 //!
 //! hyper keeps the bytes that it took from a body until they are written. So it gets them piece by piece, in copies that hold nothing else.
 //! A client that leaves even these for another `--stall-timeout` loses its connection, if memory is short still.
+//!
+//! Over HTTP/1.1 hyper takes all of a frame at once, and there is nothing else on the connection. So there the rule is for its bytes: where
+//! memory runs short, a client loses its connection that has taken less than a piece of its answers for `--stall-timeout`.
 
 use std::{
-    fmt,
+    fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::driver::BoxError;
 use crate::http::request::budget::{Budget, UNCOUNTED_BYTES_MAX, attach};
@@ -26,6 +29,9 @@ use crate::http::request::budget::{Budget, UNCOUNTED_BYTES_MAX, attach};
 const PIECE_BYTES: usize = 16 * 1024;
 /// What hyper takes of each body ahead of a client that does not read.
 pub(super) const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Why a connection ends.
+pub(super) const READS_TOO_SLOWLY: &str =
+    "the client reads its answers too slowly, and memory for bodies is short";
 
 /// The bodies of one connection.
 pub(super) struct Bodies {
@@ -72,12 +78,11 @@ impl Bodies {
 
     /// Drops bodies as long as it is polled. Ends when a client has not even asked for more of one that was dropped.
     pub(super) async fn drop_stalled(&self, stall_timeout: Duration) {
+        let mut shortage = Shortage::new(Arc::clone(&self.budget));
         loop {
-            let refused = self.budget.refused();
             sleep(stall_timeout / 2).await;
-            let is_short = self.budget.used() > self.budget.total() / 2 || self.budget.refused() != refused;
             let bodies = self.lock().tidy().to_vec();
-            if !is_short {
+            if !shortage.is_short() {
                 continue;
             }
             // All of them are looked at.
@@ -99,6 +104,69 @@ impl Registered {
         self.bodies.retain(|body| body.strong_count() > 0);
         self.tidy_at = 2 * self.bodies.len() + 8;
         &self.bodies
+    }
+}
+
+/// Tells whether memory for bodies is short.
+struct Shortage {
+    budget: Arc<Budget>,
+    /// How often it was refused, up to the last look.
+    refused: u64,
+}
+
+impl Shortage {
+    fn new(budget: Arc<Budget>) -> Self {
+        let refused = budget.refused();
+        Self { budget, refused }
+    }
+
+    /// Whether more than half of it is used, or some was refused since the last look.
+    fn is_short(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.refused, self.budget.refused());
+        self.budget.used() > self.budget.total() / 2 || self.refused != before
+    }
+}
+
+/// A client of HTTP/1.1 that has not taken all of its answers.
+pub(super) struct SlowClient {
+    shortage: Shortage,
+    stall_timeout: Duration,
+    /// Since when it has taken less than a piece.
+    since: Instant,
+    /// What it has taken since then.
+    taken_bytes: usize,
+    next_look: Pin<Box<Sleep>>,
+}
+
+impl SlowClient {
+    /// A client that takes nothing more just now.
+    pub(super) fn new(budget: Arc<Budget>, stall_timeout: Duration) -> Self {
+        Self {
+            shortage: Shortage::new(budget),
+            stall_timeout,
+            since: Instant::now(),
+            taken_bytes: 0,
+            next_look: Box::pin(sleep(stall_timeout / 2)),
+        }
+    }
+
+    /// Records that it has taken so many bytes.
+    pub(super) fn took(&mut self, bytes: usize) {
+        self.taken_bytes += bytes;
+        if self.taken_bytes >= PIECE_BYTES {
+            (self.since, self.taken_bytes) = (Instant::now(), 0);
+        }
+    }
+
+    /// Ready with why its connection ends, if it takes too little.
+    pub(super) fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            ready!(self.next_look.as_mut().poll(context));
+            self.next_look.as_mut().reset(Instant::now() + self.stall_timeout / 2);
+            if self.shortage.is_short() && self.since.elapsed() > self.stall_timeout {
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, READS_TOO_SLOWLY));
+            }
+        }
     }
 }
 
