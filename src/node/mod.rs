@@ -15,6 +15,7 @@ mod backup_pace;
 mod backup_schedule;
 mod batch;
 pub mod cluster;
+mod counts;
 pub mod etcd;
 mod link;
 pub mod process;
@@ -58,6 +59,7 @@ pub use self::{
 };
 use self::{
     background::CloseOnDrop,
+    counts::Counts,
     row_count::RowCount,
     write_tracker::{WritePermit, WriteTracker},
 };
@@ -143,6 +145,7 @@ pub struct Node {
     background: Mutex<JoinSet<()>>,
     reporter: OnceLock<Arc<dyn reports::Reporter>>,
     row_count: RowCount,
+    counts: Counts,
 }
 
 impl Node {
@@ -172,6 +175,7 @@ impl Node {
         let mut admin_keys = AdminKeys::of(&options.replication.secrets);
         admin_keys.0.push(admin_token.key());
         let node = Arc::new(Self {
+            counts: Counts::new(store.environment()),
             options,
             store,
             timestamps,

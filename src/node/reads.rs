@@ -8,12 +8,15 @@ use crate::{
     core::name::{Key, TableName},
     error::{Error, Result},
     replication::strong::backend::read_at_once,
+    storage::table::scan::Counting,
 };
 
 /// Most bytes of values that are read at one instant, and a little more: a page of rows has as many.
 const BYTES_MAX: usize = 256 * 1024;
 /// A strong table with more keys is not counted at one instant: that would take so long that writes would wait for it.
 const COUNTED_AT_ONCE_MAX: u64 = 10_000;
+/// Rows that a count reads before it lets others read, and looks whether anybody waits for it still.
+const COUNTED_ROWS_MAX: usize = 10_000;
 
 /// The values of some keys, in order. A key that cannot be read is `Corrupt`.
 pub type Entries = Vec<Result<Option<Entry>>>;
@@ -89,16 +92,20 @@ impl Node {
     /// # Errors
     /// Those of the storage; `NotReady`.
     pub async fn count(&self, table: &TableName, range: &Range, consistency: Consistency) -> Result<Counted> {
-        let read = || {
+        let count = |turn| async move {
             let (store, table, range) = (self.store.clone(), table.clone(), range.clone());
-            self.environment().run(move || store.count(&table, &range))
+            let count_part =
+                move |counting: &Counting| store.count_part(&table, &range, counting, COUNTED_ROWS_MAX);
+            self.counts.count(self.environment(), turn, count_part).await
         };
         let is_short =
             || self.keys_total(|name| name == table).is_some_and(|keys| keys <= COUNTED_AT_ONCE_MAX);
-        match self.is_strong(table) && is_short() {
-            true => self.read_at_once(table, consistency, read).await,
-            false => read().await,
+        if !self.is_strong(table) || !is_short() {
+            return count(None).await;
         }
+        // Before it is read: writes wait for who reads a strong table, and not for who waits to read it.
+        let turn = self.counts.turn().await;
+        self.read_at_once(table, consistency, || count(Some(&turn))).await
     }
 
     /// Reads a strong table at one instant. What is read may be old if that is allowed, and the node takes no writes just

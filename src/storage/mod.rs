@@ -72,7 +72,7 @@ use self::{
         jobs::RepairJob,
         mode::StrongTables,
         row_count::CloseComparison,
-        scan::{Counted, Page, Range, Row},
+        scan::{Page, Range, Row},
     },
     table::{floors::Floors, jobs::GcJob},
 };
@@ -278,11 +278,6 @@ impl Store {
     /// Whether keys of a listing are known to be unreadable.
     pub fn has_unreadable(&self, table: &TableName, range: &Range) -> bool {
         self.table(table).is_some_and(|table| table::scan::has_unreadable(&table, range).unwrap_or(false))
-    }
-
-    /// Counts the visible keys of a range.
-    pub fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
-        self.read_table(table, Counted::default(), |table| table::scan::count(table, range))
     }
 
     /// Whether a table exists: it has rows, or had some not long ago.

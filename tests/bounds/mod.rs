@@ -22,8 +22,16 @@ fn peak_bytes(node: &Node) -> u64 {
 }
 
 fn status_bytes(node: &Node, field: &str) -> u64 {
+    1024 * status_number(node, field)
+}
+
+/// Threads of a node's process.
+fn threads(node: &Node) -> u64 {
+    status_number(node, "Threads:")
+}
+
+fn status_number(node: &Node, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("the node runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a process has a size");
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
-    kibibytes * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a process has it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number, maybe of kB")
 }

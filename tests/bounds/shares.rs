@@ -1,12 +1,15 @@
-//! What one address may have: none shuts all others out, by connections, by requests, by bodies that drip, or by handshakes that hang.
+//! What one address may have: none shuts all others out, by connections, by requests, by bodies that drip, by handshakes that hang, or by counts
+//! of long tables.
 
 use std::{
     net::{SocketAddr, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
 use socket2::{Domain, Socket, Type};
 
+use super::threads;
 use crate::harness::{
     DEADLINE, Node, Setup,
     http::{Connection, Request},
@@ -190,6 +193,28 @@ fn handshakes_that_hang_keep_no_node_of_their_address_out() {
         node.get("/membership").expect(200).json().as_array().map(Vec::len) == Some(2)
     });
     drop(other);
+}
+
+/// Each had a thread, read the whole table, and went on if its client had left.
+#[test]
+fn counts_take_no_more_threads_than_there_are_processors() {
+    let node = Node::start();
+    for batch in 0..20 {
+        let rows: Vec<String> =
+            (0..5000).map(|row| format!(r#"{{"op":"put","key":"k{batch}-{row}","value":{row}}}"#)).collect();
+        node.post("/t/batch", rows.join("\n")).expect(200);
+    }
+    let before = threads(&node);
+    let mut counting: Vec<_> = (0..60).map(|_| node.connect()).collect();
+    for connection in &mut counting {
+        connection.write(b"GET /t/count HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a head can be sent");
+    }
+    for mut connection in counting {
+        connection.receive("GET").expect("an answer").expect_body(r#"{"count":100000}"#);
+    }
+    let grown = threads(&node).saturating_sub(before);
+    let processors = thread::available_parallelism().expect("it is known").get() as u64;
+    assert!(grown < processors + 20, "{grown} more threads for 60 counts");
 }
 
 /// What a node says that it speaks.

@@ -12,11 +12,14 @@ use super::{
     trees::Trees,
 };
 use crate::{
-    core::name::Key,
+    core::name::{Key, TableName},
     error::{Error, Result},
-    storage::engine::{
-        Items, Slice, Tree,
-        gaps::{self, Gap},
+    storage::{
+        Store,
+        engine::{
+            Items, Slice, Tree,
+            gaps::{self, Gap},
+        },
     },
 };
 
@@ -86,6 +89,29 @@ pub struct Counted {
     pub incomplete: bool,
 }
 
+/// A count that is under way. It goes on part by part, so it can be given up between them.
+#[derive(Clone, Debug, Default)]
+pub struct Counting {
+    /// What is counted so far.
+    pub counted: Counted,
+    /// Where it goes on: in this partition of the table,
+    partition: usize,
+    /// at or above this key; `None` where the partition begins.
+    from: Option<Vec<u8>>,
+}
+
+impl Counting {
+    /// Whether everything is counted.
+    pub fn is_done(&self) -> bool {
+        self.partition == PARTITIONS
+    }
+
+    /// The same, if there is nothing more to count.
+    pub fn done(&self) -> Self {
+        Self { counted: self.counted, partition: PARTITIONS, from: None }
+    }
+}
+
 /// A visible row of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -131,23 +157,48 @@ pub fn has_unreadable(table: &Table, range: &Range) -> Result<bool> {
         || !table.lost_between(&low, high.as_deref()).is_empty())
 }
 
-/// Counts the visible keys of a range.
-pub fn count(table: &Table, range: &Range) -> Result<Counted> {
+impl Store {
+    /// Counts the visible keys of a range.
+    pub fn count(&self, table: &TableName, range: &Range) -> Result<Counted> {
+        self.count_part(table, range, &Counting::default(), usize::MAX).map(|counting| counting.counted)
+    }
+
+    /// Goes on with a count, by at most `rows_max` rows.
+    pub fn count_part(
+        &self,
+        table: &TableName,
+        range: &Range,
+        counting: &Counting,
+        rows_max: usize,
+    ) -> Result<Counting> {
+        self.read_table(table, counting.done(), |table| count_part(table, range, counting, rows_max))
+    }
+}
+
+fn count_part(table: &Table, range: &Range, counting: &Counting, rows_max: usize) -> Result<Counting> {
     let (low, high) = range.bounds();
+    let (mut counted, mut from) = (counting.counted, counting.from.as_deref());
+    counted.incomplete |= !table.lost_between(&low, high.as_deref()).is_empty();
     table.with_trees(|trees| {
-        let incomplete = !table.lost_between(&low, high.as_deref()).is_empty();
-        let mut counted = Counted { keys: 0, incomplete };
-        for number in 0..PARTITIONS {
-            for item in partition(&trees.rows, number as u8, &low, high.as_deref()) {
-                let visible = match table.readable(item)? {
-                    Some((row, bytes)) => sound(table.visible(&row, &bytes))?,
-                    None => None,
+        let mut rows_left = rows_max;
+        for number in counting.partition..PARTITIONS {
+            let from = from.take().unwrap_or(&low);
+            for item in partition(&trees.rows, number as u8, from, high.as_deref()) {
+                let Some((row, bytes)) = table.readable(item)? else {
+                    counted.incomplete = true;
+                    continue;
                 };
+                let visible = sound(table.visible(&row, &bytes))?;
                 counted.keys += u64::from(visible == Some(true));
                 counted.incomplete |= visible.is_none();
+                rows_left -= 1;
+                if rows_left == 0 {
+                    let from = Some(gaps::successor(&row[1..]));
+                    return Ok(Counting { counted, partition: number, from });
+                }
             }
         }
-        Ok(counted)
+        Ok(Counting { counted, ..counting.done() })
     })
 }
 
@@ -294,6 +345,7 @@ fn first_above_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::tests::{Fixture, close, deleted, merge, table, write_rows};
 
     fn bounds(range: &Range) -> (Vec<u8>, Option<Vec<u8>>) {
         range.bounds()
@@ -312,5 +364,31 @@ mod tests {
         let down = Range { after: key("abx"), reverse: true, ..range };
         assert_eq!(bounds(&down), (b"ab".to_vec(), Some(b"abx".to_vec())));
         assert_eq!(bounds(&Range::default()), (vec![], None));
+    }
+
+    #[test]
+    fn a_count_in_parts_is_that_of_the_whole() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        write_rows(&store, 1000);
+        for number in 0..100 {
+            merge(&store, &format!("deleted{number}"), deleted(number));
+        }
+        let range = Range { prefix: "1".into(), ..Range::default() };
+        for (range, keys) in [(Range::default(), 1000), (range, 111)] {
+            assert_eq!(store.count(&table(), &range), Ok(Counted { keys, incomplete: false }));
+            for rows_max in [1, 2, 7, 100, 10_000] {
+                let (mut counting, mut parts) = (Counting::default(), 0);
+                while !counting.is_done() {
+                    let before = counting.counted.keys;
+                    counting = store.count_part(&table(), &range, &counting, rows_max).expect("counts");
+                    assert!(counting.counted.keys - before <= rows_max as u64);
+                    parts += 1;
+                }
+                assert_eq!(counting.counted, Counted { keys, incomplete: false });
+                assert!(parts >= keys.div_ceil(rows_max as u64), "{parts} parts of {rows_max}");
+            }
+        }
+        close(store);
     }
 }
