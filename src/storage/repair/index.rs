@@ -12,7 +12,7 @@ use crate::{
         gc::INDEXED_KEY,
         table::{
             due_index,
-            trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees},
+            trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees, index_names},
         },
     },
 };
@@ -50,13 +50,18 @@ impl Store {
         Ok(())
     }
 
+    /// Has the tables use it whose rows it indexes.
     fn take_index(&self, name: &str, new: &Successor) -> Result<()> {
         let tables: Vec<_> = self.read_tables().values().cloned().collect();
         for table in tables {
+            let (expiry, tombstones) = index_names(table.is_strong());
+            if ![expiry, EXPIRED, tombstones].contains(&name) {
+                continue;
+            }
             table.replace_trees(|trees: &mut Trees| {
                 match name {
-                    EXPIRY => trees.expiry = new.tree.clone(),
                     EXPIRED => trees.expired = new.tree.clone(),
+                    name if name == expiry => trees.expiry = new.tree.clone(),
                     _ => trees.tombstones = new.tree.clone(),
                 }
                 Ok(())

@@ -6,6 +6,8 @@ use std::{
     thread,
 };
 
+mod index;
+
 use super::*;
 use crate::{
     core::{
@@ -18,7 +20,7 @@ use crate::{
         changes::change::Topic,
         engine::gaps::Gap,
         engine::segment::tests::{Wanted, damage_page, holds},
-        table::{scan::Range, trees::TOMBSTONES},
+        table::scan::Range,
         tests::{Fixture, close, key, long_value, put, table, wait_until, within_the_deadline},
     },
 };
@@ -266,30 +268,6 @@ fn writes_during_a_table_copy_are_in_the_copy() {
     let store = fixture.open();
     store.count_rows().expect("counts");
     check(&store);
-    close(store);
-}
-
-/// An unreadable page in the tree of tombstones stopped all garbage collection, and every write that had to insert an entry there.
-#[test]
-fn a_damaged_index_is_rebuilt() {
-    let fixture = Fixture::new();
-    let store = fixture.open();
-    for number in 0..KEYS {
-        merge(&store, number, Register::deleted(value(number).timestamp()));
-    }
-    close(store);
-    // A page with names of rows, but without rows.
-    let deleted = Register::deleted(value(0).timestamp()).marker().fingerprint.0;
-    damage_where(&fixture, &[Box::new(|body| holds(body, b"1500") && !holds(body, &deleted))]);
-    let store = fixture.open();
-    store.report_damage();
-    wait_until("all are indexed again", || {
-        let entries = store.with_engine(|engine| Ok(engine.tree(TOMBSTONES)?.range(&[], None).count()));
-        entries == Ok(KEYS as usize)
-    });
-    store.sweep_to(Swept { tombstones_ms: store.now_ms() + 1, expired_ms: 0 });
-    wait_until("the tombstones are removed", || store.rows_total() <= 50 && !store.is_sweeping());
-    assert_eq!(store.stopped_thread(), None);
     close(store);
 }
 

@@ -29,6 +29,11 @@ pub const STRONG_EXPIRY: &str = "strong/expiry";
 /// Tree of tombstones of strong tables, by when they were written.
 pub const STRONG_TOMBSTONES: &str = "strong/tombstones";
 
+/// The trees of the values of a table that will expire, and of its tombstones.
+pub fn index_names(strong: bool) -> (&'static str, &'static str) {
+    if strong { (STRONG_EXPIRY, STRONG_TOMBSTONES) } else { (EXPIRY, TOMBSTONES) }
+}
+
 /// The trees of a table in an open engine.
 pub struct Trees {
     /// Rows.
@@ -52,8 +57,7 @@ pub struct Trees {
 impl Trees {
     /// Opens a table's trees; creates those that are missing.
     pub fn open(engine: &Engine, name: &TableName, strong: bool) -> Result<Self> {
-        let (expiry, tombstones) =
-            if strong { (STRONG_EXPIRY, STRONG_TOMBSTONES) } else { (EXPIRY, TOMBSTONES) };
+        let (expiry, tombstones) = index_names(strong);
         Ok(Self {
             rows: engine.tree(&format!("{ROWS}{name}"))?,
             chunks: engine.tree(&format!("{CHUNKS}{name}"))?,
