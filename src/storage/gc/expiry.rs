@@ -33,15 +33,8 @@ const LATE_MAX_MS: u64 = 30_000;
 pub fn announce(store: &Store) -> Result<Turn> {
     let now_ms = store.now_ms();
     let expiry = store.with_engine(|engine| engine.tree(trees::EXPIRY))?;
-    // Unreadable entries are skipped: the tree is rebuilt.
-    let due = expiry.range(&[], Some(&above(now_ms))).filter(|item| match item {
-        Err(Error::Corrupt(_)) => {
-            store.report_damage();
-            false
-        }
-        Ok(_) | Err(_) => true,
-    });
-    let due: Vec<(Slice, Slice)> = due.take(ANNOUNCED_MAX).collect::<Result<_>>()?;
+    let due: Vec<(Slice, Slice)> =
+        store.due_entries(&expiry, now_ms).take(ANNOUNCED_MAX).collect::<Result<_>>()?;
     let mut ends = Vec::new();
     for (entry, value) in &due {
         let Some((at_ms, name, row)) = due_index::parse(entry) else {

@@ -17,7 +17,7 @@ use crate::{
             due_index,
             mode::{RAFT_LOG, StrongTables},
             partition::Counts,
-            trees::{EXPIRED, EXPIRY, ROWS, TOMBSTONES, Trees},
+            trees::{INDEXES, ROWS, Trees},
         },
     },
 };
@@ -135,10 +135,10 @@ fn panicked(said: &str) -> String {
     format!("the engine panicked on what it read: {said}")
 }
 
-/// Damage of the garbage collector's index and of `meta`.
+/// Damage of the indexes of garbage and of `meta`.
 fn check_metadata(engine: &Engine) -> Result<Vec<String>> {
     let mut damaged = Vec::new();
-    for name in [EXPIRY, EXPIRED, TOMBSTONES] {
+    for name in INDEXES {
         let items = engine.tree(name)?.range(&[], None);
         let unsound = items.filter_map(|item| match item {
             Ok((entry, _)) if due_index::parse(&entry).is_some() => None,

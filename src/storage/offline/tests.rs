@@ -9,7 +9,7 @@ use crate::{
         META, WallClock,
         engine::Engine,
         open,
-        table::trees::{EXPIRED, EXPIRY, TOMBSTONES},
+        table::trees::{EXPIRED, EXPIRY, STRONG_EXPIRY, STRONG_TOMBSTONES, TOMBSTONES},
         tests::{Fixture, NOW_MS, close, deleted, key, keys_in, merge, put, table, wait_until},
     },
 };
@@ -46,14 +46,14 @@ fn a_check_finds_invalid_index_entries() {
     let clock: WallClock = Arc::new(|| NOW_MS);
     assert!(check::check(&fixture.data(), &clock, |_| {}).expect("checks").is_sound());
     let engine = Engine::open(&fixture.data(), 1024 * 1024).expect("the engine opens");
-    for tree in [EXPIRY, EXPIRED, TOMBSTONES] {
+    for tree in [EXPIRY, EXPIRED, TOMBSTONES, STRONG_EXPIRY, STRONG_TOMBSTONES] {
         engine.tree(tree).expect("a tree").insert(b"no entry", &[]).expect("inserts");
     }
     let meta = engine.tree(META).expect("a tree");
     meta.insert(b"note/members", b"unsealed").expect("inserts");
     drop((meta, engine));
     let report = check::check(&fixture.data(), &clock, |_| {}).expect("checks");
-    assert_eq!((report.is_sound(), report.damaged.len()), (false, 4), "{report:?}");
+    assert_eq!((report.is_sound(), report.damaged.len()), (false, 6), "{report:?}");
 }
 
 /// A compaction that was interrupted after its last rename leaves the old store beside the new one, and after that every compaction failed.

@@ -12,7 +12,7 @@ use crate::{
         gc::INDEXED_KEY,
         table::{
             due_index,
-            trees::{EXPIRED, EXPIRY, TOMBSTONES, Trees, index_names},
+            trees::{EXPIRED, INDEXES, Trees, index_names},
         },
     },
 };
@@ -27,14 +27,16 @@ impl Store {
                         .any(|item| item.map_or(true, |(entry, _)| due_index::parse(&entry).is_none()))
                 })
             };
-            let names = [EXPIRY, EXPIRED, TOMBSTONES].into_iter();
-            names
+            INDEXES
+                .into_iter()
                 .filter_map(|name| is_damaged(&name).map(|damaged| damaged.then_some(name)).transpose())
                 .collect()
         })?;
         for name in damaged {
             warn!(tree = name, "a part of an index of garbage cannot be read; it is rebuilt");
             let new = self.with_engine(|engine| engine.successor(name))?;
+            // Who reads an index of strong tables would find it removed.
+            let _unread = self.0.context.strong.replacing_index();
             // Before the new tree is in use: if a crash comes in between, rows are only indexed twice.
             self.meta()?.remove(INDEXED_KEY)?;
             self.with_engine(|engine| engine.succeed(&[&new]))?;

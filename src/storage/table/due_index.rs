@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use crate::{
     core::name::TableName,
-    error::Result,
+    error::{Error, Result},
     storage::{
-        engine::Tree,
+        Store,
+        engine::{Slice, Tree},
         table::jobs::GcJob,
-        table::{Table, record::Head, trees::Trees},
+        table::{Table, floors::above, record::Head, trees::Trees},
     },
 };
 
@@ -63,6 +64,23 @@ pub fn insert_garbage(
 /// the value does not expire.
 pub fn removal_floor_ms(head: &Head) -> Option<u64> {
     head.expires_at_ms.map(|at_ms| at_ms.max(head.marker.timestamp.unix_ms()))
+}
+
+impl Store {
+    /// The entries of an index up to an instant (Unix milliseconds), as far as they can be read. What cannot is reported, and the index is rebuilt.
+    pub(in crate::storage) fn due_entries(
+        &self,
+        index: &Tree,
+        at_ms: u64,
+    ) -> impl Iterator<Item = Result<(Slice, Slice)>> {
+        index.range(&[], Some(&above(at_ms))).filter(|item| match item {
+            Err(Error::Corrupt(_)) => {
+                self.report_damage();
+                false
+            }
+            Ok(_) | Err(_) => true,
+        })
+    }
 }
 
 impl Table {

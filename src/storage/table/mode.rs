@@ -9,10 +9,12 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        PoisonError, RwLock,
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use tracing::error;
 
 use crate::{
     core::{
@@ -23,7 +25,7 @@ use crate::{
     storage::{
         META, Store,
         engine::{Engine, notes},
-        table::{Table, due_index, floors::above, row::key_of, trees},
+        table::{Table, due_index, row::key_of, trees},
     },
 };
 
@@ -50,6 +52,8 @@ pub struct StrongTables {
     names: RwLock<BTreeSet<TableName>>,
     /// Whether there are any: most nodes have none, and each read asks.
     any: AtomicBool,
+    /// Held by who reads an index of theirs, and alone by who replaces one.
+    index: RwLock<()>,
 }
 
 impl StrongTables {
@@ -60,7 +64,17 @@ impl StrongTables {
     pub fn read(engine: &Engine) -> Result<Self> {
         let meta = engine.tree(META)?;
         let names = names(|key| Ok(meta.get(key)?.map(|kept| kept.to_vec())))?;
-        Ok(Self { any: AtomicBool::new(!names.is_empty()), names: RwLock::new(names) })
+        let any = AtomicBool::new(!names.is_empty());
+        Ok(Self { any, names: RwLock::new(names), index: RwLock::default() })
+    }
+
+    /// Nobody reads their index until the result is dropped. Take it before any lock of a table.
+    pub(in crate::storage) fn replacing_index(&self) -> RwLockWriteGuard<'_, ()> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading_index(&self) -> RwLockReadGuard<'_, ()> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there are none.
@@ -159,9 +173,10 @@ impl Store {
     /// # Errors
     /// `NotReady` while the storage is being reopened.
     pub fn strong_expired(&self, at_ms: u64) -> Result<Vec<(TableName, Key)>> {
+        let _index = self.0.context.strong.reading_index();
         let tree = self.with_engine(|engine| engine.tree(trees::STRONG_EXPIRY))?;
         let mut due = Vec::new();
-        for item in tree.range(&[], Some(&above(at_ms))).take(PAGE_ROWS) {
+        for item in self.due_entries(&tree, at_ms).take(PAGE_ROWS) {
             let (entry, _) = item?;
             let Some((_, table, row)) = due_index::parse(&entry) else { continue };
             due.extend(key_of(row).ok().map(|key| (table, key)));
@@ -174,8 +189,9 @@ impl Store {
     /// # Errors
     /// `NotReady` while the storage is being reopened.
     pub fn has_strong_tombstones(&self, at_ms: u64) -> Result<bool> {
+        let _index = self.0.context.strong.reading_index();
         let tree = self.with_engine(|engine| engine.tree(trees::STRONG_TOMBSTONES))?;
-        Ok(tree.range(&[], Some(&above(at_ms))).next().transpose()?.is_some())
+        Ok(self.due_entries(&tree, at_ms).next().transpose()?.is_some())
     }
 
     /// Tombstones of strong tables up to this instant (Unix milliseconds) may have been removed.
@@ -187,20 +203,26 @@ impl Store {
         Ok(note.and_then(|note| note.try_into().ok()).map_or(0, u64::from_be_bytes))
     }
 
-    /// Removes the tombstones of strong tables that were written at or before an instant (Unix milliseconds).
+    /// Removes the tombstones of strong tables that were written at or before an instant (Unix milliseconds). One that cannot be read stays, with
+    /// its entry or until it is indexed again, for a later sweep.
     ///
     /// # Errors
-    /// `StorageFull`, `NotReady`, `Corrupt`.
+    /// `StorageFull`, `NotReady`; `Corrupt` if it is not known how far they were removed before.
     pub fn sweep_strong(&self, at_ms: u64) -> Result<()> {
+        let _index = self.0.context.strong.reading_index();
         let tree = self.with_engine(|engine| engine.tree(trees::STRONG_TOMBSTONES))?;
         // First, so that nobody takes what is gone for what never was.
         self.set_note(SWEPT_NOTE, &at_ms.max(self.strong_swept_ms()?).to_be_bytes())?;
-        for item in tree.range(&[], Some(&above(at_ms))) {
+        for item in self.due_entries(&tree, at_ms) {
             let (entry, _) = item?;
             let Some((written_ms, name, row)) = due_index::parse(&entry) else { continue };
-            match self.table(&name) {
-                Some(table) => drop(table.sweep_tombstone(row, written_ms, (&tree, &entry))?),
-                None => tree.remove(&entry)?,
+            let Some(table) = self.table(&name) else {
+                tree.remove(&entry)?;
+                continue;
+            };
+            match table.sweep_tombstone(row, written_ms, (&tree, &entry)) {
+                Err(error @ Error::Corrupt(_)) => error!(%error, "a tombstone cannot be removed"),
+                swept => drop(swept?),
             }
         }
         Ok(())

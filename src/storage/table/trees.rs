@@ -29,6 +29,9 @@ pub const STRONG_EXPIRY: &str = "strong/expiry";
 /// Tree of tombstones of strong tables, by when they were written.
 pub const STRONG_TOMBSTONES: &str = "strong/tombstones";
 
+/// The trees that tell what ends or may be removed when, of the tables of both modes.
+pub const INDEXES: [&str; 5] = [EXPIRY, EXPIRED, TOMBSTONES, STRONG_EXPIRY, STRONG_TOMBSTONES];
+
 /// The trees of the values of a table that will expire, and of its tombstones.
 pub fn index_names(strong: bool) -> (&'static str, &'static str) {
     if strong { (STRONG_EXPIRY, STRONG_TOMBSTONES) } else { (EXPIRY, TOMBSTONES) }

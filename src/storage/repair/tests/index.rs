@@ -62,6 +62,44 @@ fn a_damaged_index_is_rebuilt() {
     close(store);
 }
 
+/// An unreadable page in the tree of tombstones of strong tables was never repaired, and the first sweep that met it ended the member's part in
+/// the group, at each start again.
+#[test]
+fn a_damaged_index_of_strong_tables_is_swept_as_far_as_it_can_be_read_and_rebuilt() {
+    let fixture = Fixture::new();
+    let store = damaged(&fixture, true);
+    let at_ms = store.now_ms() + 1;
+    assert_eq!(store.has_strong_tombstones(at_ms), Ok(true));
+    store.sweep_strong(at_ms).expect("what can be read is removed");
+    let left = || {
+        store.count_rows().expect("counts");
+        store.table(&table()).map_or(0, |table| table.rows() as usize)
+    };
+    assert!((1..KEYS as usize).contains(&left()), "those whose entries cannot be read stay");
+    wait_until("those are indexed again", || entries(&store, STRONG_TOMBSTONES) == left());
+    store.sweep_strong(at_ms).expect("removes the rest");
+    assert_eq!((left(), store.has_strong_tombstones(at_ms)), (0, Ok(false)));
+    close(store);
+}
+
+/// A damaged page in the tree of values of strong tables that will expire was never found.
+#[test]
+fn every_index_of_strong_tables_is_rebuilt_from_their_rows() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
+    store.make_strong(&table()).expect("makes");
+    let eventual = TableName::parse("eventual").expect("a name");
+    for table in [table(), eventual] {
+        store.merge(&table, &key("ends"), |_| Ok(put("1", Some(NOW_MS + 1000), 1))).expect("merges");
+        store.merge(&table, &key("gone"), |_| Ok(deleted(NOW_MS))).expect("merges");
+    }
+    rebuild(&store, &[STRONG_EXPIRY, STRONG_TOMBSTONES]);
+    assert_eq!(store.strong_expired(NOW_MS + 1000), Ok(vec![(table(), key("ends"))]));
+    let trees = [STRONG_EXPIRY, STRONG_TOMBSTONES, EXPIRY, TOMBSTONES];
+    assert_eq!(trees.map(|tree| entries(&store, tree)), [1; 4]);
+    close(store);
+}
+
 /// When the index of eventual tables was damaged, strong tables got its successor too: values that were written to them then never ended, and
 /// their tombstones were removed by the floors of eventual tables.
 #[test]
