@@ -39,6 +39,14 @@ impl Store {
         if let Some(reason) = self.failure() {
             return Err(Error::StorageFull(reason));
         }
+        self.write_note(name, note)
+    }
+
+    /// Like `set_note`, also while writes are refused: for who is about to accept them again.
+    ///
+    /// # Errors
+    /// `StorageFull`, `NotReady`.
+    pub(in crate::storage) fn write_note(&self, name: &str, note: &[u8]) -> Result<()> {
         if self.note(name).is_ok_and(|kept| kept.as_deref() == Some(note)) {
             return Ok(());
         }

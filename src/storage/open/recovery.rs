@@ -110,6 +110,7 @@ impl Store {
         }
         *slot = Some(engine);
         drop(slot);
+        self.rewrite_strong_tables()?;
         let epoch = self.0.options.environment.fresh_epoch()?;
         for (table, (trees, dictionaries)) in tables.iter().zip(opened) {
             table.reopen(trees, dictionaries);
@@ -153,6 +154,34 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::{
+        engine::notes,
+        table::mode,
+        tests::{Fixture, close, table, wait_until},
+    };
+
+    fn fail_and_reopen(store: &Store) {
+        store.fail("a test");
+        wait_until("it is open again", || store.failure().is_none());
+    }
+
+    /// A table was made strong just before the disk failed, and that did not reach it. The node knew, so it did not write it down again when the
+    /// same entry of the log was applied again: after the next start the table was an eventual one.
+    #[test]
+    fn a_table_that_was_made_strong_stays_strong_if_the_disk_did_not_take_that() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.make_strong(&table()).expect("makes");
+        let (note, _) = notes::record(mode::NOTE, &[]);
+        store.meta().and_then(|meta| meta.remove(&note)).expect("removes");
+        fail_and_reopen(&store);
+        assert!(store.is_strong(&table()));
+        store.make_strong(&table()).expect("is made");
+        close(store);
+        let store = fixture.open();
+        assert!(store.is_strong(&table()));
+        close(store);
+    }
 
     /// On a disk that took data and failed again as soon as it was written to, the store was reopened four times a second, and all links
     /// were ended and dialed as often.

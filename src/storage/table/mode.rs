@@ -102,6 +102,10 @@ pub(in crate::storage) fn names(
     Ok(names.unwrap_or_default())
 }
 
+fn encode(names: &BTreeSet<TableName>) -> Vec<u8> {
+    postcard::to_stdvec(names).expect("names can be encoded")
+}
+
 impl Store {
     /// Whether a table is strong.
     pub fn is_strong(&self, table: &TableName) -> bool {
@@ -130,10 +134,24 @@ impl Store {
         }
         let mut more = names.clone();
         more.insert(table.clone());
-        self.set_note(NOTE, &postcard::to_stdvec(&more).expect("names can be encoded"))?;
+        self.set_note(NOTE, &encode(&more))?;
         *names = more;
         self.0.context.strong.any.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Writes the list to a storage that was reopened, as the failed one may have lost it: who made a table strong before need not do it again.
+    /// Durable on return.
+    ///
+    /// # Errors
+    /// `StorageFull`, `NotReady`.
+    pub(in crate::storage) fn rewrite_strong_tables(&self) -> Result<()> {
+        let names = self.0.context.strong.names.read().unwrap_or_else(PoisonError::into_inner);
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.write_note(NOTE, &encode(&names))?;
+        self.with_engine(Engine::sync)
     }
 
     /// Moves the rows of an eventual table to another one, and removes the table. Returns the other's name, and how many rows it got.
