@@ -2,7 +2,7 @@
 //! tombstones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, PoisonError, atomic::Ordering},
 };
 
@@ -185,13 +185,16 @@ impl Store {
         removed
     }
 
+    /// Opens the tables that are on the disk and not open.
     pub(in crate::storage) fn open_tables(&self) -> Result<()> {
         let names = self.with_engine(|engine| Ok(engine.tree_names(ROWS)))?;
         let mut tables = self.0.tables.write().unwrap_or_else(PoisonError::into_inner);
         for name in names {
             let name = TableName::parse(&name)?;
-            let table = self.open_table(name.clone())?;
-            tables.insert(name, table);
+            if let Entry::Vacant(place) = tables.entry(name) {
+                let table = self.open_table(place.key().clone())?;
+                place.insert(table);
+            }
         }
         Ok(())
     }

@@ -81,6 +81,10 @@ impl Garbage {
     /// Removes some of what is due. Returns how much, and whether there may be more.
     fn remove(&self, store: &Store) -> Result<(u64, bool)> {
         let tree = store.with_engine(|engine| engine.tree(self.tree))?;
+        // After the tree: it may be that of a storage that is being reopened, and a table of it be missing still.
+        if let Some(reason) = store.failure() {
+            return Err(Error::StorageFull(reason));
+        }
         let due = tree.range(&[], Some(&above(self.to_ms))).take(SWEEP_ROWS_MAX);
         // Unreadable entries are skipped: the tree is rebuilt.
         let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));

@@ -1,5 +1,6 @@
 //! Garbage, from a delete or an expiry to the removal.
 
+mod reopening;
 mod waking;
 
 use std::{

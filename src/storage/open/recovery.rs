@@ -116,6 +116,8 @@ impl Store {
             table.reopen(trees, dictionaries);
             self.start_pump(table)?;
         }
+        // The removal of some may have been lost.
+        self.open_tables()?;
         // After the pumps are there: what was written before them is in the snapshots. Values that were visible but not durable are gone: subscribers must resynchronize, now that there is something to read.
         self.0.context.agreed.forget();
         self.0.hub.renew(epoch);
@@ -154,10 +156,14 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::protocol::replica::Swept;
     use crate::storage::{
         engine::notes,
-        table::mode,
-        tests::{Fixture, close, table, wait_until},
+        table::{
+            mode,
+            trees::{ROWS, TOMBSTONES},
+        },
+        tests::{Fixture, NOW_MS, close, deleted, merge, table, wait_until},
     };
 
     fn fail_and_reopen(store: &Store) {
@@ -180,6 +186,32 @@ mod tests {
         close(store);
         let store = fixture.open();
         assert!(store.is_strong(&table()));
+        close(store);
+    }
+
+    /// A table was removed just before the disk failed, and that did not reach it. The node had no such table, so its tombstones lost their
+    /// entries and stayed for ever: its digests differed from those of all other members.
+    #[test]
+    fn a_table_that_was_removed_is_there_again_if_the_disk_did_not_take_that() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        merge(&store, "k", deleted(NOW_MS));
+        let items = |tree: &str| -> Vec<_> {
+            let tree = store.with_engine(|engine| engine.tree(tree)).expect("is open");
+            tree.range(&[], None).map(|item| item.expect("reads")).collect()
+        };
+        let kept = ["rows/t", TOMBSTONES].map(|tree| (tree, items(tree)));
+        store.sweep_to(Swept { tombstones_ms: NOW_MS, expired_ms: 0 });
+        wait_until("the table is gone", || !store.has_table(&table()) && !store.is_sweeping());
+        for (tree, items) in &kept {
+            let tree = store.with_engine(|engine| engine.tree(tree)).expect("is open");
+            items.iter().try_for_each(|(key, value)| tree.insert(key, value)).expect("inserts");
+        }
+        fail_and_reopen(&store);
+        wait_until("the tombstone is swept", || items(TOMBSTONES).is_empty());
+        store.count_rows().expect("counts");
+        let is_gone = || store.with_engine(|engine| Ok(engine.tree_names(ROWS).is_empty()));
+        wait_until("the table is removed", || is_gone() == Ok(true));
         close(store);
     }
 
