@@ -25,7 +25,10 @@ use crate::{
     error::{Error, Result},
     storage::{
         Store,
-        offline::restore::{Identity, restore},
+        offline::{
+            restore::{Identity, restore},
+            tests::{expect_late_garbage, with_late_garbage},
+        },
         table::merge::Existing,
         tests::{Fixture, close, deleted, key, long_value, merge, put, table, timestamp, write_rows},
     },
@@ -346,6 +349,23 @@ fn a_restored_store_is_the_one_that_was_backed_up() {
         assert_eq!(store.suspected_loss().is_some(), is_same);
         assert_eq!(store.note("members").expect("reads").is_some(), is_same);
         assert!(store.clock_bound() > store.now_ms() << 16, "it issues no timestamp twice");
+        close(store);
+    }
+}
+
+/// The tombstone of a key that came late was removed as soon as the restored node had started, while other members still had the key's value.
+#[test]
+fn garbage_that_came_late_stays_so_in_a_restored_store() {
+    for is_announced in [false, true] {
+        let scene = Scene::new();
+        let store = with_late_garbage(&scene.fixture, is_announced);
+        write(&lines(&store, |_| {}).expect("reads"), &scene.path("a"), &Options::default()).expect("writes");
+        close(store);
+        let restored = Fixture::new();
+        restore(&open(&scene.path("a")), &restored.data(), Identity::Same, &restored.clock(), |_| {})
+            .expect("restores");
+        let store = restored.open();
+        expect_late_garbage(&store);
         close(store);
     }
 }

@@ -184,6 +184,11 @@ pub fn bytes(data: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// Up to when the node of such a file may have announced that all members have everything (Unix milliseconds); 0 if the bytes do not say.
+pub fn reached_ms(bytes: &[u8]) -> u64 {
+    decode(bytes).map_or(0, |(_, agreed)| agreed.agreement.reached_ms())
+}
+
 /// Writes the bytes of the file of a store whose rows `to` has; durable on return.
 ///
 /// # Errors

@@ -174,6 +174,22 @@ pub(in crate::storage) fn open_unwatched(
     name: TableName,
     now_ms: &WallClock,
 ) -> Result<Table> {
+    open_with_floors(engine, name, Floors::new(Swept::default(), 0), now_ms)
+}
+
+/// Like `open_unwatched`, for the rows of another store. Garbage that came late there does here: it is above the floors, and above what the node
+/// may have announced (`reached_ms`, Unix milliseconds).
+pub(in crate::storage) fn open_target(
+    engine: &Engine,
+    name: TableName,
+    reached_ms: u64,
+    now_ms: &WallClock,
+) -> Result<Table> {
+    let swept = gc::read_swept(&engine.tree(META)?)?;
+    open_with_floors(engine, name, Floors::new(swept, reached_ms), now_ms)
+}
+
+fn open_with_floors(engine: &Engine, name: TableName, floors: Floors, now_ms: &WallClock) -> Result<Table> {
     let strong = StrongTables::read(engine)?;
     let trees = Trees::open(engine, &name, strong.contains(&name))?;
     let dictionaries = open::read_dictionaries(&engine.tree(META)?, &name)?;
@@ -186,7 +202,7 @@ pub(in crate::storage) fn open_unwatched(
         recents_max: RECENTS_MAX,
         digest_key: Default::default(),
         jobs: std::sync::mpsc::channel().0,
-        floors: Floors::new(Swept::default(), 0).into(),
+        floors: floors.into(),
         close_comparison: Default::default(),
         agreed: crate::storage::table::agreed::AgreedInstants::default().into(),
         repairs: std::sync::mpsc::channel().0,

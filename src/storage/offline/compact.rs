@@ -31,7 +31,9 @@ use crate::{
         table::{
             Table,
             codec::Samples,
+            due_index,
             mode::{RAFT_LOG, SALVAGED_LOG},
+            record::Head,
             row::key_of,
             trees::ROWS,
         },
@@ -122,7 +124,8 @@ fn rebuild_caught(
 fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl FnMut(u64)) -> Result<u64> {
     let old = open::engine(data, CACHE_BYTES)?;
     examine::check_end(data, &old)?;
-    let mut copy = Copy::start(&old, target, now_ms, progress)?;
+    let reached_ms = reached_ms(data)?;
+    let mut copy = Copy::start(&old, reached_ms, target, now_ms, progress)?;
     for name in old.tree_names(ROWS) {
         copy.table(&TableName::parse(&name)?, &mut |error| Err(error))?;
     }
@@ -132,6 +135,11 @@ fn rebuild(data: &Path, target: &Path, now_ms: &WallClock, progress: &mut impl F
     copy_log(&data.join(RAFT_LOG), &target.join(RAFT_LOG))?;
     copy_log(&data.join(SALVAGED_LOG), &target.join(SALVAGED_LOG))?;
     Ok(rows)
+}
+
+/// Up to when the node of a store may have announced that all members have everything (Unix milliseconds).
+pub(super) fn reached_ms(data: &Path) -> Result<u64> {
+    Ok(agreement_file::bytes(data)?.map_or(0, |bytes| agreement_file::reached_ms(&bytes)))
 }
 
 /// Copies the log of the strong tables, if there is one. Durable on return.
@@ -154,6 +162,7 @@ pub(super) fn copy_log(from: &Path, to: &Path) -> Result<()> {
 /// The copy of a store into a new one, row by row.
 pub(in crate::storage) struct Copy<'a, P> {
     old: &'a Engine,
+    reached_ms: u64,
     new: Engine,
     now_ms: &'a WallClock,
     progress: P,
@@ -163,16 +172,17 @@ pub(in crate::storage) struct Copy<'a, P> {
 }
 
 impl<'a, P: FnMut(u64)> Copy<'a, P> {
-    /// Makes the new store and copies the node's records.
+    /// Makes the new store and copies the node's records. `reached_ms`: that of the old store.
     pub(in crate::storage) fn start(
         old: &'a Engine,
+        reached_ms: u64,
         target: &Path,
         now_ms: &'a WallClock,
         progress: P,
     ) -> Result<Self> {
         let new = open::engine(target, CACHE_BYTES)?;
         copy_meta(old, &new)?;
-        Ok(Self { old, new, now_ms, progress, rows: 0, latest: None })
+        Ok(Self { old, reached_ms, new, now_ms, progress, rows: 0, latest: None })
     }
 
     /// Copies a table; `damaged` decides about each unreadable row.
@@ -182,7 +192,7 @@ impl<'a, P: FnMut(u64)> Copy<'a, P> {
         damaged: &mut dyn FnMut(Error) -> Result<()>,
     ) -> Result<u64> {
         let source = check::open_unwatched(self.old, name.clone(), self.now_ms)?;
-        let target = check::open_unwatched(&self.new, name.clone(), self.now_ms)?;
+        let target = check::open_target(&self.new, name.clone(), self.reached_ms, self.now_ms)?;
         train(&source, &target, &self.new)?;
         let before = self.rows;
         for item in source.with_trees(|trees| Ok(trees.rows.range(&[], None)))? {
@@ -202,6 +212,7 @@ impl<'a, P: FnMut(u64)> Copy<'a, P> {
             };
             let timestamp = head.marker.timestamp;
             target.merge(&key_of(&row)?, |_| Ok(Register::new(payload, timestamp)))?;
+            keep_due(&source, &target, &row, &head)?;
             self.latest = self.latest.max(Some(timestamp));
             self.rows += 1;
             if self.rows.is_multiple_of(SYNC_ROWS) {
@@ -221,6 +232,22 @@ impl<'a, P: FnMut(u64)> Copy<'a, P> {
     pub(in crate::storage) fn finish(self) -> Result<u64> {
         self.new.close(None)?;
         Ok(self.rows)
+    }
+}
+
+/// Has a tombstone be removed when other members remove theirs, if the old store knows that it did not come late.
+fn keep_due(source: &Table, target: &Table, row: &[u8], head: &Head) -> Result<()> {
+    if head.live {
+        return Ok(());
+    }
+    let entry = due_index::entry(head.marker.timestamp.unix_ms(), source.name(), row);
+    match source.with_trees(|trees| trees.tombstones.get(&entry)) {
+        Ok(Some(value)) if value.is_empty() => {
+            target.with_trees(|trees| trees.tombstones.insert(&entry, &[]))
+        }
+        // Nobody can tell.
+        Ok(_) | Err(Error::Corrupt(_)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,4 +7,4 @@ pub mod restore;
 pub mod salvage;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::storage) mod tests;

@@ -89,8 +89,14 @@ fn write(
 ) -> Result<Restored> {
     let engine = open::engine(target, CACHE_BYTES)?;
     write_records(backup, &engine, identity)?;
+    let agreement = match identity {
+        Identity::Same => from_hex(&backup.summary.agreement)
+            .ok_or_else(|| altered(backup.path(), "its agreement cannot be read"))?,
+        Identity::NewCluster => Vec::new(),
+    };
     let mut rows = Rows {
         engine: &engine,
+        reached_ms: agreement_file::reached_ms(&agreement),
         now_ms,
         table: None,
         waiting: Vec::new(),
@@ -113,8 +119,6 @@ fn write(
                 backup.id, backup.manifest.made
             ),
         )?;
-        let agreement = from_hex(&backup.summary.agreement)
-            .ok_or_else(|| altered(backup.path(), "its agreement cannot be read"))?;
         if !agreement.is_empty() {
             agreement_file::restore(target, &agreement)?;
         }
@@ -151,6 +155,7 @@ fn write_records(backup: &Backup, engine: &Engine, identity: Identity) -> Result
 /// The rows on their way into the new store.
 struct Rows<'a, P> {
     engine: &'a Engine,
+    reached_ms: u64,
     now_ms: &'a WallClock,
     table: Option<Table>,
     /// The first rows of the table: its dictionary is trained from them.
@@ -164,7 +169,8 @@ impl<P: FnMut(u64)> Rows<'_, P> {
     fn add(&mut self, name: &TableName, key: &Key, register: Register) -> Result<()> {
         if self.table.as_ref().is_none_or(|table| table.name() != name) {
             self.finish()?;
-            self.table = Some(check::open_unwatched(self.engine, name.clone(), self.now_ms)?);
+            let table = check::open_target(self.engine, name.clone(), self.reached_ms, self.now_ms)?;
+            self.table = Some(table);
             self.waiting_bytes = 1;
         }
         if self.waiting_bytes == 0 {

@@ -23,7 +23,7 @@ use crate::{
             log::pages::{self, Pages},
             meta, notes, panics, suspected_loss,
         },
-        offline::compact::copy_log,
+        offline::compact::{copy_log, reached_ms},
         open::{self, examine},
         table::{
             mode::{RAFT_LOG, SALVAGED_LOG},
@@ -158,7 +158,7 @@ pub(in crate::storage) fn salvage_locked(
     let mut salvaged = Salvaged { damaged: damage(data)?, ..Salvaged::default() };
     let written = panics::caught(|| -> Result<()> {
         read_raw(data, &raw, &mut salvaged, &mut progress)?;
-        write_new(&raw, &target, now_ms, &mut salvaged, &mut progress)
+        write_new(&raw, reached_ms(data)?, &target, now_ms, &mut salvaged, &mut progress)
     });
     written
         .unwrap_or_else(|said| Err(Error::Io(format!("writing {}: {said}", target.display()))))
@@ -340,6 +340,7 @@ impl SalvagedTable {
 /// Writes the rows of the raw store, and the records the node needs, into a new store.
 fn write_new(
     raw: &Path,
+    reached_ms: u64,
     target: &Path,
     now_ms: &WallClock,
     salvaged: &mut Salvaged,
@@ -347,7 +348,7 @@ fn write_new(
 ) -> Result<()> {
     let old = Engine::open(raw, CACHE_BYTES)?;
     salvaged.forgotten.extend(repair_meta(&old.tree(META)?)?);
-    let mut copy = Copy::start(&old, target, now_ms, |rows| progress(Step::Written(rows)))?;
+    let mut copy = Copy::start(&old, reached_ms, target, now_ms, |rows| progress(Step::Written(rows)))?;
     for table in &mut salvaged.tables {
         let name = table.name.clone();
         table.rows = copy.table(&name, &mut |error| {
