@@ -95,6 +95,13 @@ impl Table {
         copy.rows.tree.insert(row, &bytes)
     }
 
+    /// Copies the rows again that changed since the last call. Returns how many.
+    fn copy_changed(&self, trees: &Trees, copy: &Copy) -> Result<usize> {
+        let changed = self.changed.take()?;
+        changed.iter().try_for_each(|row| self.copy_row(trees, row, copy))?;
+        Ok(changed.len())
+    }
+
     fn copy_partition(&self, number: u8, copy: &Copy) -> Result<()> {
         self.with_trees(|trees| {
             let mut items = trees.partition(number);
@@ -140,12 +147,12 @@ impl Store {
     fn copy_rows(&self, table: &Table, copy: &Copy) -> Result<()> {
         for number in 0..PARTITIONS {
             table.copy_partition(number as u8, copy)?;
+            if table.changed.is_filling() {
+                table.with_trees(|trees| table.copy_changed(trees, copy))?;
+            }
         }
         for _ in 0..ROUNDS_MAX {
-            let changed = table.changed.take();
-            let few = changed.len() <= LAST_ROWS_MAX;
-            table.with_trees(|trees| changed.iter().try_for_each(|row| table.copy_row(trees, row, copy)))?;
-            if few {
+            if table.with_trees(|trees| table.copy_changed(trees, copy))? <= LAST_ROWS_MAX {
                 break;
             }
         }
@@ -163,7 +170,7 @@ impl Store {
         if !trees.progress.wait_until_caught_up() {
             return Err(Error::NotReady("changes of the table still wait to be published".into()));
         }
-        table.changed.take().iter().try_for_each(|row| table.copy_row(trees, row, copy))?;
+        table.copy_changed(trees, copy)?;
         self.with_engine(|engine| {
             // Do this first: after a crash ranges may then be recorded as lost that are not, but never the other way round.
             table.lost.add(&engine.tree(META)?, table.name(), self.now_ms(), &copy.lost)?;

@@ -23,7 +23,7 @@ use crate::{
             notes,
         },
         table::jobs::RepairJob,
-        table::{Table, trees::Trees},
+        table::{Table, tap::ROW_OVERHEAD_BYTES, trees::Trees},
     },
 };
 
@@ -31,6 +31,8 @@ use crate::{
 const LOST_PREFIX: &str = "lost/";
 /// Longest record of lost ranges: one item of the engine, with its name and checksum.
 const RECORD_BYTES_MAX: usize = ITEM_BYTES_MAX - 1024;
+/// Most bytes of row names that wait to be copied again: about half a million rows.
+const CHANGED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a client is told about a key that cannot be read.
 const UNREADABLE: &str = "it lies on a part of the disk that cannot be read. Other nodes may have it, and give it back to this one; a node \
      that is alone has lost it: write it again, or restore a backup";
@@ -220,31 +222,65 @@ pub fn has_keys_between(gap: &Gap, low: &[u8], high: Option<&[u8]>) -> bool {
 #[derive(Default)]
 pub struct Changed {
     copying: AtomicBool,
-    rows: Mutex<BTreeSet<Vec<u8>>>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Default)]
+struct Noted {
+    rows: BTreeSet<Vec<u8>>,
+    bytes: usize,
+    /// Whether rows were left out for lack of room.
+    is_incomplete: bool,
 }
 
 impl Changed {
     /// Records a row that was set or removed, if a copy is under way.
     pub fn note(&self, row: &[u8]) {
         if self.copying.load(Ordering::Acquire) {
-            self.lock().insert(row.to_vec());
+            self.lock().add(row);
         }
     }
 
     /// Starts or stops recording.
     pub fn set(&self, copying: bool) {
         self.copying.store(copying, Ordering::Release);
-        self.lock().clear();
+        *self.lock() = Noted::default();
+    }
+
+    /// Whether an eighth of the rows that can be remembered are.
+    pub fn is_filling(&self) -> bool {
+        self.lock().bytes > CHANGED_BYTES_MAX / 8
     }
 
     /// Takes the rows recorded since the last call.
-    pub fn take(&self) -> BTreeSet<Vec<u8>> {
-        std::mem::take(&mut *self.lock())
+    ///
+    /// # Errors
+    /// `TooMany` if they were too many to remember.
+    pub fn take(&self) -> Result<BTreeSet<Vec<u8>>> {
+        let noted = std::mem::take(&mut *self.lock());
+        if noted.is_incomplete {
+            return Err(Error::TooMany(format!(
+                "more rows changed during the copy than the {} MiB of names that a node remembers",
+                CHANGED_BYTES_MAX >> 20
+            )));
+        }
+        Ok(noted.rows)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
-        // Each change is one call of the set.
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        // Whoever panics in between leaves one row too many at most.
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Noted {
+    fn add(&mut self, row: &[u8]) {
+        let bytes = row.len() + ROW_OVERHEAD_BYTES;
+        if self.bytes + bytes > CHANGED_BYTES_MAX {
+            self.is_incomplete = true;
+        } else if self.rows.insert(row.to_vec()) {
+            self.bytes += bytes;
+        }
     }
 }
 
@@ -345,6 +381,26 @@ mod tests {
         let (_, kept) = decode(&bytes).expect("decodes");
         assert!(many.iter().all(|gap| kept.iter().any(|kept| kept.covers(&gap.from))));
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    /// A table whose copy took long could not be written to as fast as memory allows: the node remembered every row that was written meanwhile.
+    #[test]
+    fn too_many_rows_that_change_during_a_copy_fail_it_and_not_the_writers() {
+        let changed = Changed::default();
+        let row = |number: u8| [&[number][..], &[0; 1024 * 1024]].concat();
+        changed.note(&row(0));
+        assert_eq!(changed.take(), Ok(BTreeSet::new()), "no copy is under way");
+        changed.set(true);
+        for number in [1, 2, 1] {
+            changed.note(&row(number));
+        }
+        assert_eq!(changed.take(), Ok([row(1), row(2)].into()));
+        (0..63).for_each(|number| changed.note(&row(number)));
+        assert!(changed.is_filling());
+        assert_eq!(changed.take().map(|rows| rows.len()), Ok(63));
+        (0..65).for_each(|number| changed.note(&row(number)));
+        assert!(matches!(changed.take(), Err(Error::TooMany(_))));
+        assert_eq!(changed.take(), Ok(BTreeSet::new()));
     }
 
     /// If ranges were lost just as earlier ones were found restored, the new ones were removed with them, and their rows then taken for

@@ -21,7 +21,7 @@ use crate::{
 /// hundreds of thousands of writes per second, gets there.
 const BYTES_MAX: usize = 256 * 1024 * 1024;
 /// What a row name takes beside its bytes.
-const ROW_OVERHEAD_BYTES: usize = 64;
+pub(super) const ROW_OVERHEAD_BYTES: usize = 64;
 
 /// The names of rows, by table.
 pub type Rows = BTreeMap<TableName, BTreeSet<Vec<u8>>>;
