@@ -138,6 +138,7 @@
 //! 4. A member that stays away for long is forgotten, by a majority of the members only. The others remember up to when all held the same.
 //!    When the member returns, that instant tells which of its rows were deleted meanwhile and which nobody else has seen. It hands over
 //!    its tombstones before it sweeps them, and the others keep them until all members have them.
+//!    Only those who went on without it make it complete again: one that was forgotten with it may not know so yet.
 //! 5. Expired values are hidden everywhere from the instant of their expiry, and removed by the floor without a tombstone.
 
 pub mod error;

@@ -5,6 +5,7 @@
 //! `DYNARUST_SEED=n cargo test --test proptests cluster::one_seed -- --nocapture` runs that again and prints all that happened.
 //! `DYNARUST_SEEDS=from..to` tries others than those that are tried always.
 
+mod fellows;
 mod model;
 mod node;
 mod quiet;

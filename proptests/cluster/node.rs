@@ -37,8 +37,10 @@ pub struct Node {
     pub is_gone: bool,
     /// Whether the others have not forgotten it.
     pub is_member: bool,
-    /// How often it came back after it was forgotten.
+    /// Those that have forgotten it take it in a later one.
     pub incarnation: u64,
+    /// The last one of which it was told that it was forgotten.
+    pub told: Option<u64>,
     /// Whom it has forgotten, and as which incarnation.
     pub forgotten: BTreeMap<usize, u64>,
     /// How often it was started. What is left of an earlier life is nobody's.
@@ -75,6 +77,8 @@ struct Kept {
     agreement: Agreement,
     /// Whether its disk has all that was durable.
     intact: bool,
+    /// Whether it was forgotten and not whole since.
+    returning: bool,
 }
 
 impl Node {
@@ -89,6 +93,7 @@ impl Node {
             is_gone: false,
             is_member: true,
             incarnation: 0,
+            told: None,
             forgotten: BTreeMap::new(),
             life: 0,
             hung_until_ms: 0,
@@ -97,7 +102,7 @@ impl Node {
             latency_ms: 0,
             skew_ms: 0,
             journal_keys_max,
-            kept: Kept { agreement: Agreement::default(), intact: true },
+            kept: Kept { agreement: Agreement::default(), intact: true, returning: false },
             figures: Vec::new(),
         };
         node.restore(0);
@@ -192,10 +197,15 @@ impl Node {
     }
 
     /// Learns that it was forgotten: it takes what the cluster has.
-    pub fn begin_syncing(&mut self, now_ms: u64) {
+    pub fn begin_returning(&mut self, now_ms: u64) {
         let wall_ms = self.wall_ms(now_ms);
-        self.incarnation += 1;
-        self.shared.progress().begin_syncing(wall_ms);
+        self.kept.returning = true;
+        self.shared.progress().begin_returning(wall_ms);
+    }
+
+    /// Hears that another went on without it.
+    pub fn hear_went_on(&mut self, from: NodeId) {
+        self.shared.progress().hear_went_on(from);
     }
 
     /// Up to when it held the same rows as another, as it says.
@@ -231,7 +241,11 @@ impl Node {
             progress.raise_agreement(settled_ms).is_some()
         });
         let mut progress = self.shared.progress();
-        self.kept = Kept { agreement: progress.agreement.clone(), intact: progress.intact };
+        self.kept = Kept {
+            agreement: progress.agreement.clone(),
+            intact: progress.intact,
+            returning: progress.is_returning(),
+        };
         let withdrawals = progress.withdrawals();
         progress.agreement_saved(self.kept.agreement.with_all_ms(), withdrawals);
         if is_complete {
@@ -255,7 +269,10 @@ impl Node {
         let members: Vec<_> = self.shared.progress().floor.members().collect();
         self.shared = Shared::new(Journal::new(self.journal_keys_max));
         let mut progress = self.shared.progress();
-        progress.begin_syncing(wall_ms);
+        match self.kept.returning {
+            true => progress.begin_returning(wall_ms),
+            false => progress.begin_syncing(wall_ms),
+        }
         progress.floor.set_members(members);
         progress.agreement = self.kept.agreement.clone();
         let withdrawals = progress.withdrawals();

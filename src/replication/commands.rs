@@ -25,7 +25,11 @@ impl Replication {
             let mut state = self.0.state();
             let is_forced = force && !state.members.has_majority();
             let actions = state.members.forget(node, force, self.0.store.now_ms())?;
-            state.cluster_record.forced |= is_forced;
+            if is_forced {
+                state.cluster_record.forced = true;
+                // Whoever went on without this node is not to return to any more.
+                self.0.shared.progress().stop_returning();
+            }
             actions
         };
         self.0.perform(actions);

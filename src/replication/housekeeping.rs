@@ -93,6 +93,7 @@ impl Inner {
             // Also where the links have ended, because it stops within its first round.
             let has_members = !state.members.member_ids().is_empty();
             state.cluster_record.joined |= progress.complete && has_members;
+            state.cluster_record.returning = progress.is_returning();
             let (now_ms, rows_changed) = (self.store.now_ms(), self.store.counters().changed_rows.value());
             let agreement =
                 state.saved_agreement.is_due(&progress.agreement, rows_changed, garbage_due_ms, now_ms);

@@ -167,13 +167,22 @@ struct State {
     registry: Registry,
 }
 
-/// Begins with what was agreed with these members before the start.
-fn begin(progress: &mut Progress, store: &Store, members: Vec<NodeId>, agreement: Agreement) {
+/// Begins with what was agreed with these members before the start. `is_returning`: the node was forgotten and not complete since.
+fn begin(
+    progress: &mut Progress,
+    store: &Store,
+    members: Vec<NodeId>,
+    agreement: Agreement,
+    is_returning: bool,
+) {
     if !members.is_empty() {
         progress.announced_before_ms = store.now_ms().saturating_sub(SETTLE_MS);
     }
     progress.floor.set_members(members);
-    progress.begin_syncing(store.now_ms());
+    match is_returning {
+        true => progress.begin_returning(store.now_ms()),
+        false => progress.begin_syncing(store.now_ms()),
+    }
     let (agreed_ms, withdrawals) = (agreement.with_all_ms(), progress.withdrawals());
     progress.agreement = agreement;
     progress.agreement_saved(agreed_ms, withdrawals);
@@ -207,7 +216,7 @@ impl Replication {
         let shared = Arc::new(Shared::default());
         // If the wall clock was set back, a write before these instants would count as one that everybody has seen.
         timestamps.advance_past(agreement.with_all_ms().max(store.swept().latest_ms()));
-        begin(&mut shared.progress(), &store, known, agreement.clone());
+        begin(&mut shared.progress(), &store, known, agreement.clone(), cluster_record.returning);
         if members.others().next().is_none() && options.join.is_empty() {
             shared.progress().become_complete(store.now_ms());
         }

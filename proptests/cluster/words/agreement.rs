@@ -5,7 +5,7 @@ use dynarust::core::{
     digest::{DigestKey, RootDigest},
     protocol::{
         message::{Flags, Message, Row, Rows},
-        peer::Equal,
+        peer::{Equal, Output, Then},
         replica::{Replica, Swept},
     },
     register::Payload,
@@ -158,6 +158,43 @@ fn who_hears_of_more_that_was_swept_than_it_guaranteed_is_not_whole() {
         let case = format!("guaranteed up to {guaranteed_ms}, told by one that is whole: {by_complete}");
         assert_eq!(scene.shared.progress().complete, stays, "{case}");
         assert_eq!(scene.replica.swept() == swept, by_complete, "{case}");
+    }
+}
+
+/// A node was told by the first round of a peer that it had missed something. Its own first round had said that it is whole, and the peer took
+/// from it what had been deleted.
+#[test]
+fn a_peer_is_told_that_a_node_is_whole_no_more_before_it_is_sent_more_rows() {
+    let mut scene = Scene::new(true);
+    scene.with(|peer, context| peer.round(context)).expect("in memory");
+    scene.write("k", 1);
+    let round = scene.round(true, Swept { tombstones_ms: NOW_MS - 60_000, expired_ms: 0 });
+    scene.hear(round);
+    let poll = |scene: &mut Scene| {
+        scene.with(|peer, context| peer.poll(context, usize::MAX)).expect("it lies in memory")
+    };
+    let Some(Message::Round(round)) = poll(&mut scene) else { panic!("no round") };
+    assert!(!round.flags.complete);
+    assert!(matches!(poll(&mut scene), Some(Message::Rows(_))));
+    assert_eq!(poll(&mut scene), None);
+}
+
+/// Only who went on without it knows what a node missed: one that was forgotten with it may not know so yet.
+#[test]
+fn who_returns_is_whole_by_a_peer_that_says_that_both_were_apart() {
+    for apart in [false, true] {
+        let mut scene = Scene::new(false);
+        scene.shared.progress().floor.set_members([REMOTE, NodeId(3)]);
+        scene.shared.progress().begin_returning(NOW_MS);
+        let root = scene.replica.root(NOW_MS - 2_000).expect("it lies in memory");
+        let Message::Round(mut round) = scene.round_of(true, Swept::default(), true, root) else {
+            panic!("no round")
+        };
+        round.flags.detached = apart;
+        let outputs = scene.hear(Message::Round(round));
+        let [Output::AfterSync(Then::Equal(equal))] = outputs[..] else { panic!("not equal: {outputs:?}") };
+        scene.with(|peer, context| peer.equal(context, equal));
+        assert_eq!(scene.shared.progress().complete, apart);
     }
 }
 

@@ -66,9 +66,14 @@ impl World {
         for (node, other) in [(left, right), (right, left)] {
             let last = self.nodes[node].forgotten.get(&other).copied();
             if last.is_some_and(|last| last >= self.nodes[other].incarnation) {
-                self.come_back(other);
+                self.nodes[other].incarnation += 1;
+                self.hear_of_end(other, node);
                 return false;
             }
+        }
+        // At once with what it hears of others: else it would hold itself to be whole, and say that those were forgotten.
+        for (node, other) in [(left, right), (right, left)] {
+            self.hear_of_end(node, other);
         }
         for (node, other) in [(left, right), (right, left)] {
             let told = self.nodes[other].forgotten.clone();
@@ -80,6 +85,20 @@ impl World {
         true
     }
 
+    /// A node hears from another which incarnation of it was forgotten, if one was.
+    fn hear_of_end(&mut self, node: usize, told_by: usize) {
+        let last = self.nodes[told_by].forgotten.get(&node).copied();
+        if self.nodes[node].told < last {
+            self.nodes[node].told = last;
+            self.come_back(node);
+        }
+        if last.is_some() && self.nodes[node].told == last {
+            let id = self.nodes[told_by].id;
+            self.nodes[node].hear_went_on(id);
+        }
+    }
+
+    /// A node comes back. Its links stay: with those who do not know that it was forgotten.
     fn come_back(&mut self, node: usize) {
         self.note(|| format!("{node} comes back"));
         let (now_ms, id) = (self.now_ms, self.nodes[node].id);
@@ -88,13 +107,8 @@ impl World {
                 self.nodes[other].agreed_ms(id).min(self.nodes[node].agreed_ms(self.nodes[other].id));
             self.proven_ms = self.proven_ms.min(agreed_ms);
         }
-        self.nodes[node].begin_syncing(now_ms);
+        self.nodes[node].begin_returning(now_ms);
         self.nodes[node].is_member = true;
-        for other in 0..self.nodes.len() {
-            // Links are of one life.
-            self.drop_link(node, other);
-            self.nodes[other].shared.progress().floor.reset(id);
-        }
         self.tell_members();
     }
 

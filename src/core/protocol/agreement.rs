@@ -30,6 +30,11 @@
 //! members have held the same rows once more, and it learns that from the members it meets. While other members may
 //! know what it missed, no syncing node takes from it what they may have deleted.
 //!
+//! Nodes that were forgotten together do not learn it together: one that was not told yet still says that it is complete. So
+//! a node that was told becomes complete by a complete member only if that one is known to have gone on without it: it
+//! says that this node was forgotten, or is detached. Or once it has held everything that all its members hold. The node
+//! remembers that it returns across a restart.
+//!
 //! # The instants
 //! All are Unix milliseconds, say something about the rows with timestamps up to them, and survive a restart.
 //! - *Agreed with all*: at some moment this node and every member durably held the same rows up to here. It follows the

@@ -100,13 +100,6 @@ impl Floor {
         self.members.contains_key(&node)
     }
 
-    /// Forgets what was known of a member, because it came back in another state.
-    pub fn reset(&mut self, member: NodeId) {
-        if let Some(progress) = self.members.get_mut(&member) {
-            *progress = MemberProgress::default();
-        }
-    }
-
     /// The guarantee of this node. Alone, it is everything up to `settled_ms`.
     pub fn guarantee_ms(&self, settled_ms: u64) -> u64 {
         self.members.values().map(|progress| progress.equal_ms).min().unwrap_or(settled_ms)
@@ -190,8 +183,6 @@ mod tests {
         equal(&mut floor, B, 70);
         floor.announced(B, 60);
         assert_eq!(raise(&mut floor, 100), 60);
-        floor.reset(B);
-        assert_eq!(floor.guarantee_ms(100), 0);
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub enum Message {
     Want(Vec<(TableName, Vec<Key>)>),
     /// Asks for all rows below these nodes, because the sender has none there.
     Pull(Vec<(TableName, Path)>),
-    /// Members that were forgotten.
+    /// Members that were forgotten. The receiver may be among them, as an incarnation that is over: until it has what the
+    /// cluster has, it is not complete.
     Forgotten(Vec<Forgotten>),
     /// The receiver is known here by a later incarnation. It must come back with at least this one.
     Superseded {

@@ -53,6 +53,8 @@ pub struct Progress {
     pub leaving: bool,
     /// The member that the node syncs from, and when it was last seen to do so (Unix milliseconds).
     pub sync_source: Option<(NodeId, u64)>,
+    /// While the node returns after it was forgotten: the members known to have gone on without it.
+    returns_to: Option<BTreeSet<NodeId>>,
 }
 
 impl Progress {
@@ -61,6 +63,31 @@ impl Progress {
         self.complete = false;
         self.covered.clear();
         self.complete_seen_ms = now_ms;
+    }
+
+    /// Makes the node sync because the cluster had forgotten it. A member that was forgotten with it may not know so yet
+    /// and still say that it is complete. So until the node is complete again, it believes this only of members that are
+    /// known to have gone on without it, or once it has held what all its members hold. That outlasts a restart.
+    pub fn begin_returning(&mut self, now_ms: u64) {
+        self.returns_to = Some(BTreeSet::new());
+        self.begin_syncing(now_ms);
+    }
+
+    /// Whether the node was forgotten and is not complete since.
+    pub fn is_returning(&self) -> bool {
+        self.returns_to.is_some()
+    }
+
+    /// Records that a member went on without this node.
+    pub fn hear_went_on(&mut self, from: NodeId) {
+        if let Some(members) = &mut self.returns_to {
+            members.insert(from);
+        }
+    }
+
+    /// Nobody has to be returned to any more: this side goes on by itself, or the node is in another cluster.
+    pub fn stop_returning(&mut self) {
+        self.returns_to = None;
     }
 
     /// Records when this node last lost rows with an unreadable page (Unix milliseconds). From then on it is like a node
@@ -79,11 +106,23 @@ impl Progress {
             return;
         }
         self.covered.insert(peer);
+        let is_complete = flags.complete && (self.believes(peer) || self.covers_all());
         // One that was away since may lack what was agreed without it.
-        self.intact |= flags.intact && (flags.complete || !self.agreement.is_detached(peer));
-        if flags.complete {
+        self.intact |= flags.intact && (is_complete || !self.agreement.is_detached(peer));
+        if is_complete {
             self.become_complete(at_ms);
         }
+    }
+
+    /// Whether a peer is complete if it says so.
+    fn believes(&self, peer: NodeId) -> bool {
+        self.returns_to.as_ref().is_none_or(|went_on| went_on.contains(&peer))
+    }
+
+    /// Whether the node has held everything that all its members hold, and those to which it returns.
+    fn covers_all(&self) -> bool {
+        let returns_to = self.returns_to.iter().flatten().copied();
+        self.floor.members().chain(returns_to).all(|member| self.covered.contains(&member))
     }
 
     /// Makes the node complete if it has held everything that all its members held. A majority is enough if it can
@@ -92,9 +131,7 @@ impl Progress {
     /// majority without them, the node does not wait for them.
     pub fn agree(&mut self, now_ms: u64, linked: impl IntoIterator<Item = NodeId>) -> bool {
         let waits_for: Vec<NodeId> = linked.into_iter().filter(|peer| !self.covered.contains(peer)).collect();
-        let is_all =
-            waits_for.is_empty() && self.floor.members().all(|member| self.covered.contains(&member));
-        let is_agreed = is_all
+        let is_agreed = waits_for.is_empty() && self.covers_all()
             || self.has_agreed_majority() && waits_for.iter().all(|peer| self.agreement.is_detached(*peer));
         if !self.complete && self.hears_no_complete_member(now_ms) && is_agreed {
             self.become_complete(now_ms);
@@ -111,8 +148,9 @@ impl Progress {
             || !self.has_agreed_majority() && !self.floor.members().any(may_tell)
     }
 
+    /// A node that returns knows that a majority went on without it, so it waits for all.
     fn has_agreed_majority(&self) -> bool {
-        self.intact && self.covers_majority()
+        self.intact && !self.is_returning() && self.covers_majority()
     }
 
     /// Records that a member considers this node detached, in case it does not know yet that it was forgotten. A
@@ -132,14 +170,17 @@ impl Progress {
         is_majority(self.floor.members().filter(is_counted).count() + 1, members)
     }
 
-    /// Makes the node complete: it holds everything there was at an instant (Unix milliseconds).
+    /// Makes the node complete, if it is not: it holds everything there was at an instant (Unix milliseconds).
     pub fn become_complete(&mut self, at_ms: u64) {
-        if !self.complete && !self.intact {
-            // Nobody is left who could tell deleted rows from lost ones.
-            self.agreement.clear_detached();
+        if !self.complete {
+            if !self.intact {
+                // Nobody is left who could tell deleted rows from lost ones.
+                self.agreement.clear_detached();
+            }
+            // Not again while it is complete: from then on it guarantees what it announces.
+            self.guaranteed_ms = self.guaranteed_ms.max(at_ms);
         }
-        (self.complete, self.intact) = (true, true);
-        self.guaranteed_ms = self.guaranteed_ms.max(at_ms);
+        (self.complete, self.intact, self.returns_to) = (true, true, None);
     }
 
     /// Whether no complete member was heard of for a while.
@@ -387,6 +428,75 @@ mod tests {
         progress.cover(PEER, Flags { intact: true, ..Flags::default() }, now_ms);
         assert!(!progress.may_agree_with(OTHER), "it must become complete first");
         assert!(progress.agree(now_ms, [PEER, OTHER]), "a detached member is not waited for");
+    }
+
+    /// Two nodes had been forgotten together. The one that was told so was complete again within a round, by the other, which was not told yet.
+    /// What the cluster had deleted meanwhile came back with it.
+    #[test]
+    fn a_node_that_returns_is_complete_by_one_that_went_on_without_it_and_by_no_fellow() {
+        let complete = Flags { complete: true, intact: true, ..Flags::default() };
+        let mut progress = Progress { intact: true, ..Progress::default() };
+        progress.floor.set_members([PEER, OTHER]);
+        progress.cover(OTHER, complete, 50);
+        assert!(progress.complete, "it was not forgotten");
+        progress.begin_returning(100);
+        progress.cover(OTHER, complete, 110);
+        assert!(!progress.complete);
+        progress.begin_syncing(120);
+        progress.cover(OTHER, complete, 130);
+        assert!(!progress.complete, "it returns still");
+        progress.hear_went_on(PEER);
+        progress.cover(OTHER, complete, 140);
+        assert!(!progress.complete);
+        progress.cover(PEER, complete, 150);
+        assert!(progress.complete && !progress.is_returning());
+        progress.begin_syncing(160);
+        progress.cover(OTHER, complete, 170);
+        assert!(progress.complete, "all know of it by now");
+    }
+
+    /// Else it would wait for ever where nobody who went on without it is left, or knows that any more.
+    #[test]
+    fn a_node_that_returns_is_complete_once_it_has_held_what_all_hold() {
+        let complete = Flags { complete: true, intact: true, ..Flags::default() };
+        let mut progress = Progress { intact: true, ..Progress::default() };
+        progress.floor.set_members([PEER]);
+        progress.begin_returning(100);
+        progress.hear_went_on(OTHER);
+        progress.cover(PEER, complete, 110);
+        assert!(!progress.complete, "one to which it returns is not a member here");
+        progress.floor.set_members([PEER, OTHER]);
+        progress.begin_returning(120);
+        progress.cover(OTHER, complete, 130);
+        assert!(!progress.complete);
+        progress.cover(PEER, complete, 140);
+        assert!(progress.complete);
+    }
+
+    #[test]
+    fn a_node_that_returns_to_members_that_were_all_restarted_agrees_with_them() {
+        let mut progress = Progress { intact: true, ..Progress::default() };
+        progress.floor.set_members([PEER, OTHER]);
+        progress.begin_returning(0);
+        progress.cover(OTHER, Flags::default(), 10);
+        assert!(!progress.agree(COMPLETE_SILENCE_MS, [OTHER]));
+        progress.cover(PEER, Flags::default(), 20);
+        assert!(progress.agree(COMPLETE_SILENCE_MS, [PEER, OTHER]) && !progress.is_returning());
+    }
+
+    /// Each round in which two nodes held the same raised what both were held to guarantee, though neither had announced it. So neither noticed that
+    /// others had swept further, and did not count on them.
+    #[test]
+    fn a_complete_node_guarantees_what_it_announces_and_what_it_held_when_it_became_complete() {
+        let complete = Flags { complete: true, intact: true, ..Flags::default() };
+        let mut progress = Progress::default();
+        progress.floor.set_members([PEER, OTHER]);
+        progress.cover(PEER, complete, 50);
+        progress.cover(PEER, complete, 90);
+        assert_eq!(progress.guaranteed_ms, 50);
+        progress.begin_syncing(100);
+        progress.cover(PEER, complete, 110);
+        assert_eq!(progress.guaranteed_ms, 110);
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub async fn resolve_cluster(inner: &Arc<Inner>, link: &Link, sent_cluster: u64)
             let mut progress = inner.shared.progress();
             // What was known in the former cluster does not hold in this one.
             progress.begin_syncing(inner.store.now_ms());
+            progress.stop_returning();
             inner.store.reset_agreed();
             progress.agreement = Agreement::default();
             (state.cluster_record.cluster, state.cluster_record.forced) = (theirs.id, false);

@@ -13,8 +13,8 @@ use crate::{
 
 /// The name of the cluster record in the storage.
 const CLUSTER_NOTE: &str = "cluster";
-/// Its format. The two former ones had other fields.
-const CLUSTER_FORMAT: u8 = 3;
+/// Its format. The former ones had other fields.
+const CLUSTER_FORMAT: u8 = 4;
 /// The name of the note that the agreement was in before it had a file of its own. Empty once it was moved there.
 const AGREEMENT_NOTE: &str = "agreement";
 const AGREEMENT_FORMAT: u8 = 1;
@@ -31,6 +31,17 @@ pub struct ClusterRecord {
     pub forced: bool,
     /// Its highest incarnation that is known to have been forgotten.
     pub forgotten: u64,
+    /// Whether it returns since: it was forgotten and has not been complete again.
+    pub returning: bool,
+}
+
+/// A record of format 3.
+#[derive(Deserialize)]
+struct Record3 {
+    cluster: u64,
+    joined: bool,
+    forced: bool,
+    forgotten: u64,
 }
 
 /// A record of format 1 or 2.
@@ -53,7 +64,7 @@ impl ClusterRecord {
     pub fn read(store: &Store) -> Result<Self> {
         let Some(note) = store.note(CLUSTER_NOTE)? else {
             let cluster = store.environment().random()?;
-            return Ok(Self { cluster, joined: false, forced: false, forgotten: 0 });
+            return Ok(Self { cluster, joined: false, forced: false, forgotten: 0, returning: false });
         };
         Self::parse(&note).map(|(cluster_record, _)| cluster_record).ok_or_else(unreadable)
     }
@@ -63,12 +74,17 @@ impl ClusterRecord {
         let (format, rest) = note.split_first()?;
         match *format {
             CLUSTER_FORMAT => Some((postcard::from_bytes(rest).ok()?, Agreement::default())),
+            3 => {
+                let Record3 { cluster, joined, forced, forgotten } = postcard::from_bytes(rest).ok()?;
+                let cluster_record = Self { cluster, joined, forced, forgotten, returning: false };
+                Some((cluster_record, Agreement::default()))
+            }
             1 | 2 => {
                 let FormerRecord { cluster, joined, held_ms, forgotten, .. } =
                     postcard::from_bytes(rest).ok()?;
                 let mut agreement = Agreement::default();
                 agreement.reach(held_ms, []);
-                Some((Self { cluster, joined, forced: false, forgotten }, agreement))
+                Some((Self { cluster, joined, forced: false, forgotten, returning: false }, agreement))
             }
             _ => None,
         }
@@ -142,7 +158,8 @@ mod tests {
 
     #[test]
     fn the_current_and_former_formats_are_read() {
-        let cluster_record = ClusterRecord { cluster: 1, joined: true, forced: true, forgotten: 3 };
+        let cluster_record =
+            ClusterRecord { cluster: 1, joined: true, forced: true, forgotten: 3, returning: true };
         let note = postcard::to_extend(&cluster_record, vec![CLUSTER_FORMAT]).expect("encodes");
         assert_eq!(ClusterRecord::parse(&note), Some((cluster_record, Agreement::default())));
         assert_eq!(ClusterRecord::parse(&[]), None);
@@ -152,9 +169,12 @@ mod tests {
         };
         for format in [1, 2] {
             let (read, agreement) = from_former(format).expect("is read");
-            assert_eq!(read, ClusterRecord { forced: false, ..cluster_record });
+            assert_eq!(read, ClusterRecord { forced: false, returning: false, ..cluster_record });
             assert_eq!(agreement.with_all_ms(), 2);
         }
+        let note = postcard::to_extend(&(1_u64, true, true, 3_u64), vec![3]).expect("encodes");
+        let read = ClusterRecord { returning: false, ..cluster_record };
+        assert_eq!(ClusterRecord::parse(&note), Some((read, Agreement::default())));
         assert_eq!(from_former(CLUSTER_FORMAT + 1), None);
     }
 

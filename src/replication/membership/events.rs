@@ -69,7 +69,8 @@ impl Inner {
             let mut progress = self.shared.progress();
             if !progress.complete && !progress.intact {
                 // The node may have lost rows, so its own agreement with them does not count.
-                forgotten.iter().for_each(|told| progress.agreement.detach(told.node, told.agreed_ms));
+                let others = forgotten.iter().filter(|told| told.node != self.node());
+                others.for_each(|told| progress.agreement.detach(told.node, told.agreed_ms));
             }
             drop(progress);
             let lives = forgotten.iter().map(|forgotten| (forgotten.node, forgotten.incarnation));
@@ -105,13 +106,18 @@ impl Inner {
         self.perform(actions);
     }
 
-    /// An incarnation of this node was forgotten, so it must sync before it counts again.
+    /// An incarnation of this node was forgotten, so it must sync before it counts again: with those that say so, and not with
+    /// others that were forgotten too.
     fn resync_forgotten(&self, state: &mut State, from: NodeId, incarnation: u64) {
         if incarnation > state.cluster_record.forgotten {
             warn!(by = %from, "the cluster had forgotten this node: it syncs what was written and deleted in the meantime");
             state.cluster_record.forgotten = incarnation;
-            self.shared.progress().begin_syncing(self.store.now_ms());
+            self.shared.progress().begin_returning(self.store.now_ms());
             self.store.reset_agreed();
+        }
+        // One that forgot only an earlier incarnation may have been forgotten with the last one.
+        if incarnation == state.cluster_record.forgotten {
+            self.shared.progress().hear_went_on(from);
         }
     }
 

@@ -182,6 +182,7 @@ impl Members {
 
     /// Forgets those of the list that are not forgotten yet, and tells all linked nodes, including the forgotten ones.
     pub(in crate::replication::membership) fn spread_forgotten(&mut self, list: Vec<(NodeId, u64)>) {
+        list.iter().for_each(|(node, incarnation)| self.note_former(*node, *incarnation));
         let fresh: Vec<_> =
             list.into_iter().filter(|(node, last)| self.is_newly_forgotten(*node, *last)).collect();
         if fresh.is_empty() {
@@ -236,6 +237,17 @@ impl Members {
         }
     }
 
+    /// Notes that an incarnation was forgotten which is over. Its node may have restarted since, and not know that it was forgotten.
+    fn note_former(&mut self, node: NodeId, incarnation: u64) {
+        let Some(record) = self.records.get_mut(&node) else { return };
+        if incarnation < record.member.incarnation && record.forgotten < Some(incarnation) {
+            record.forgotten = Some(incarnation);
+            if record.linked {
+                self.actions.push(Action::TellForgotten(node, vec![(node, incarnation)]));
+            }
+        }
+    }
+
     fn is_newly_forgotten(&self, node: NodeId, incarnation: u64) -> bool {
         self.other(node).is_none_or(|known| {
             known.incarnation < incarnation || known.incarnation == incarnation && !known.state.is_forgotten()
@@ -247,6 +259,7 @@ impl Members {
         let Some(record) = self.records.get_mut(&node) else { return };
         record.member.incarnation = incarnation;
         record.member.state = MemberState::Forgotten { since_ms };
+        record.forgotten = Some(incarnation);
         record.suspected_ms = None;
         if record.linked {
             self.actions.push(Action::Close(node));

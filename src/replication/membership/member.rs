@@ -199,11 +199,14 @@ pub(in crate::replication::membership) struct Record {
     pub(in crate::replication::membership) protocol_state: Option<(u16, State)>,
     /// The member as it was last marked for saving.
     pub(in crate::replication::membership) saved: Option<Member>,
+    /// The incarnation that was forgotten last, as far as is known since the start.
+    pub(in crate::replication::membership) forgotten: Option<u64>,
 }
 
 impl Record {
     pub(in crate::replication::membership) fn new(member: Member, steady_ms: u64) -> Self {
         Self {
+            forgotten: member.state.is_forgotten().then_some(member.incarnation),
             member,
             linked: false,
             heard_ms: steady_ms,

@@ -205,7 +205,10 @@ impl Members {
             }
         }
         self.announce(remote.clone());
-        let forgotten = self.forgotten_list();
+        let mut forgotten = self.forgotten_list();
+        // It may have a later incarnation without knowing that it was forgotten: after a restart, or at another address.
+        let itself = self.records.get(&remote.node).and_then(|record| record.forgotten);
+        forgotten.extend(itself.map(|incarnation| (remote.node, incarnation)));
         if !forgotten.is_empty() {
             self.actions.push(Action::TellForgotten(remote.node, forgotten));
         }
@@ -549,6 +552,32 @@ mod tests {
         assert_eq!(members.may_link(&next), Ok(()));
         members.linked(next, NOW_MS + 40);
         assert_eq!(state(&members, 2), Some(MemberState::Alive));
+    }
+
+    /// A node that was forgotten and restarted since has a later incarnation, and was not told. It held itself to be complete by one that was forgotten
+    /// with it.
+    #[test]
+    fn a_forgotten_node_is_told_whatever_incarnation_it_returns_as() {
+        let mut members = members();
+        members.linked(identity(2, 7, "two:6660"), NOW_MS);
+        members.left(NodeId(2), true, NOW_MS + 10);
+        let told = Action::TellForgotten(NodeId(2), vec![(NodeId(2), 7)]);
+        let mut again = restarted(&mut members, NOW_MS + 20);
+        for members in [&mut members, &mut again] {
+            for incarnation in [9, 10] {
+                let actions = members.linked(identity(2, incarnation, "two:6660"), NOW_MS + 30);
+                assert!(actions.contains(&told), "{actions:?}");
+            }
+            let actions = members.linked(identity(3, 7, "three:6660"), NOW_MS + 40);
+            assert!(!actions.iter().any(|action| matches!(action, Action::TellForgotten(..))), "{actions:?}");
+        }
+        // Others may have forgotten it, and it may have restarted before this node heard so.
+        let told = Action::TellForgotten(NodeId(3), vec![(NodeId(3), 6)]);
+        for is_first in [true, false] {
+            let actions = members.forgotten(vec![(NodeId(3), 6)], NOW_MS + 50);
+            assert_eq!(actions.contains(&told), is_first, "{actions:?}");
+            assert_eq!(state(&members, 3), Some(MemberState::Alive));
+        }
     }
 
     #[test]

@@ -147,6 +147,10 @@ impl Session {
         let mut rounds = interval(self.inner.round());
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silence = Silence::begin(Instant::now(), self.state.traffic.arrived_bytes());
+        // The peer may not know yet that it was forgotten, and would send rows as a complete member does.
+        while let Ok(control) = control.try_recv() {
+            self.handle_control(Some(control)).await?;
+        }
         loop {
             // Created before the journal is read, so that nothing appended in between is missed.
             let appended = inner.appended.notified();

@@ -67,6 +67,9 @@ impl Peer {
         }
         if round.flags.complete {
             progress.complete_seen_ms = context.now_ms;
+            if round.flags.detached {
+                progress.hear_went_on(self.remote);
+            }
             if progress.complete && swept.latest_ms() > progress.guaranteed_ms {
                 progress.begin_syncing(context.now_ms);
             }

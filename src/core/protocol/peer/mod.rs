@@ -125,6 +125,8 @@ pub struct Peer {
     last_round: Option<(Round, u64)>,
     /// Up to when the peer was last told that it agreed with this node (Unix milliseconds).
     announced_ms: u64,
+    /// Whether the peer was last told that this node is complete.
+    announced_complete: bool,
     /// Consecutive rounds with different roots.
     differing: u32,
     /// The last instant (Unix milliseconds) at which the roots were equal, since the link came up or the journal had a
@@ -183,6 +185,7 @@ impl Peer {
             pushes_in_a_row: 0,
             last_round: None,
             announced_ms: 0,
+            announced_complete: false,
             differing: 0,
             equal_ms: None,
             open_comparison: None,
@@ -265,7 +268,7 @@ impl Peer {
         let (guarantee_ms, agreed_ms) =
             (progress.guarantee_ms(at_ms), progress.agreement.with_ms(self.remote));
         drop(progress);
-        self.announced_ms = agreed_ms;
+        (self.announced_ms, self.announced_complete) = (agreed_ms, flags.complete);
         let since = |before_ms: u64| u32::try_from(now_ms.saturating_sub(before_ms)).unwrap_or(u32::MAX);
         Message::Round(Round {
             now_ms,

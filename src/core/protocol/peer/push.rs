@@ -32,7 +32,7 @@ pub struct InFlight {
 
 impl Peer {
     /// The next message to send, if there is one and the window of `window_bytes` has room: a batch, or first that this
-    /// node now agrees with the peer on less than it said. One batch may always be in flight. Repairs come last.
+    /// node now claims less than it said. One batch may always be in flight. Repairs come last.
     pub fn poll<R: Replica>(
         &mut self,
         context: &Context<'_, R>,
@@ -41,8 +41,9 @@ impl Peer {
         if !self.has_room(window_bytes) {
             return Ok(None);
         }
-        // The peer must not take a row that came in late for one that all members had.
-        if context.shared.progress().agreement.with_ms(self.remote) < self.announced_ms {
+        // The peer must not take a row that came in late for one that all members had, nor one that may have been deleted
+        // for a complete member's.
+        if self.claims_less(context) {
             return Ok(Some(self.state(context, self.settled_ms(context.now_ms), None, false)));
         }
         // A node that is written to continuously must still be repaired.
@@ -61,6 +62,14 @@ impl Peer {
         let batch = self.batch(rows, None, true);
         self.figures.count_step(&batch);
         Ok(Some(batch))
+    }
+
+    /// Whether this node now claims less than the peer was last told: it agrees with the peer on less, or is not complete any
+    /// more.
+    fn claims_less<R: Replica>(&self, context: &Context<'_, R>) -> bool {
+        let progress = context.shared.progress();
+        progress.agreement.with_ms(self.remote) < self.announced_ms
+            || self.announced_complete && !progress.complete
     }
 
     /// Whether a window of `window_bytes` has room for a batch.
