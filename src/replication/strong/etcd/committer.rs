@@ -29,10 +29,13 @@ pub const ASK_MAX: Duration = Duration::from_secs(1);
 const COMMIT_MAX: Duration = Duration::from_secs(2);
 /// What etcd takes in a request, unless told otherwise.
 const ETCD_REQUEST_BYTES: u64 = 1_572_864;
+/// What etcd says where it takes no writes.
+const NO_SPACE: &str = "space exceeded";
 /// Commits that come too late in a row, before the other nodes are asked to wait a moment.
 const LATE_MAX: u32 = 2;
 
 /// What became of a commit.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It is in the order of writes, at this revision.
     Done(u64),
@@ -91,6 +94,9 @@ impl Committer {
     ) -> std::result::Result<Fate, Failure> {
         let fate = match self.send(&layout.commit(commit, place.revision, self.waiting())).await {
             Err(Failure::Unknown(why)) => self.find_out(layout, cluster, place, commit, &why).await,
+            Err(Failure::Refused(why)) if why.contains(NO_SPACE) => {
+                self.find_out_without_writing(layout, place, commit, why).await?
+            }
             sent => Fate::of(&sent?),
         };
         Ok(self.counted(fate))
@@ -137,18 +143,47 @@ impl Committer {
                     return Fate::Late(revision);
                 }
                 Ok(Fate::Late(head)) if self.until_applied(head).await.is_ok() => {
-                    let found = self.replica.came_after(place.revision, commit.head.id);
-                    info!(?found, "found out");
-                    return match found {
-                        Some(Some(revision)) => Fate::Done(revision),
-                        Some(None) => Fate::Late(head),
-                        None => Fate::Untold,
-                    };
+                    let fate = self.came_after(place, commit, head);
+                    info!(?fate, "found out");
+                    return fate;
                 }
                 Ok(_) | Err(_) => sleep(RETRY).await,
             }
         }
         Fate::Untold
+    }
+
+    /// Finds out what became of a commit that etcd refused because its space has run out: it says so too of one that it has committed, if the
+    /// space ran out just then. Whatever became of it is decided, and etcd still lets itself be read.
+    ///
+    /// # Errors
+    /// `Refused`: it is not done, and never will be.
+    async fn find_out_without_writing(
+        &mut self,
+        layout: &Layout,
+        place: Place,
+        commit: &Commit,
+        why: String,
+    ) -> std::result::Result<Fate, Failure> {
+        while self.replica.failure().is_none() {
+            match self.send(&layout.confirm(place.revision, None)).await.map(|done| Fate::of(&done)) {
+                Ok(Fate::Done(_)) => return Err(Failure::Refused(why)),
+                Ok(Fate::Late(head)) if self.until_applied(head).await.is_ok() => {
+                    return Ok(self.came_after(place, commit, head));
+                }
+                Ok(_) | Err(_) => sleep(RETRY).await,
+            }
+        }
+        Ok(Fate::Untold)
+    }
+
+    /// What became of a commit after a place, once everything up to `head` is applied.
+    fn came_after(&self, place: Place, commit: &Commit, head: u64) -> Fate {
+        match self.replica.came_after(place.revision, commit.head.id) {
+            Some(Some(revision)) => Fate::Done(revision),
+            Some(None) => Fate::Late(head),
+            None => Fate::Untold,
+        }
     }
 
     /// Applies a commit of this node.
@@ -211,7 +246,7 @@ pub fn refusal(why: &str, writes: usize) -> Error {
         let what = "request to etcd, which keeps the strong tables (its --max-request-bytes by default),";
         return Error::TooLarge { what, limit: ETCD_REQUEST_BYTES };
     }
-    if why.contains("space exceeded") {
+    if why.contains(NO_SPACE) {
         return Error::NotReady(
             "etcd, which keeps the strong tables, has no space left, and nothing was written: compact and defragment it, or raise its \
              --quota-backend-bytes, and disarm its alarm"
@@ -223,7 +258,63 @@ pub fn refusal(why: &str, writes: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader, Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
     use super::*;
+    use crate::replication::strong::etcd::replica::tests::{CLUSTER, commit, open};
+
+    /// An etcd that gives these answers, a status and a body each.
+    fn etcd(answers: &'static [(u16, &'static str)]) -> Etcd {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        thread::spawn(move || {
+            let mut reader = BufReader::new(listener.accept().expect("a connection").0);
+            for (status, body) in answers {
+                let mut length = 0;
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    let header = line.to_ascii_lowercase();
+                    length = header
+                        .strip_prefix("content-length:")
+                        .map_or(length, |text| text.trim().parse().expect("a number"));
+                    line.clear();
+                }
+                reader.read_exact(&mut vec![0; length]).expect("a body");
+                let head = format!("HTTP/1.1 {status} Because\r\ncontent-length: {}\r\n\r\n", body.len());
+                reader.get_mut().write_all((head + body).as_bytes()).expect("is sent");
+            }
+        });
+        Etcd::new(&[address])
+    }
+
+    const FULL: (u16, &str) = (429, r#"{"message":"etcdserver: mvcc: database space exceeded","code":8}"#);
+
+    /// etcd gives this answer also to a transaction that it has committed, if its space ran out just then. The write was said not to be done, or
+    /// done again.
+    #[tokio::test]
+    async fn a_commit_that_fills_etcd_is_done_although_etcd_refuses_it() {
+        const LATE: &str =
+            r#"{"succeeded":false,"responses":[{"response_range":{"kvs":[{"mod_revision":"20"}]}}]}"#;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let replica = Arc::new(open(directory.path()));
+        replica.apply(CLUSTER, &commit(1)).await.expect("the next");
+        let place = replica.place();
+        let put = async |answers: &'static [(u16, &'static str)]| {
+            let mut committer = Committer::new(&replica, &etcd(answers));
+            committer.put(&Layout::new(CLUSTER), CLUSTER, place, &commit(2)).await
+        };
+        let there = put(&[FULL, (200, r#"{"succeeded":true}"#)]).await;
+        assert!(matches!(&there, Err(Failure::Refused(why)) if why.contains("space")), "{there:?}");
+        // The follower sees it, as others do.
+        replica.apply(CLUSTER, &commit(2)).await.expect("the next");
+        let done = put(&[FULL, (200, LATE)]).await;
+        assert!(matches!(done, Ok(Fate::Done(20))), "{done:?}");
+        replica.store.close().expect("closes");
+    }
 
     #[test]
     fn what_etcd_refuses_says_what_to_do() {
