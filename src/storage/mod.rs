@@ -220,14 +220,6 @@ impl Store {
         self.0.context.committer.noticed(meta::write_clock_bound(&meta, bound))
     }
 
-    /// Refuses writes from now on if the engine has failed while nobody asked anything of it. It moves rows by itself, and keeps its first error.
-    pub(in crate::storage) fn notice_failure(&self) {
-        if self.failure().is_none() {
-            // The error is what is noticed. A store that is being reopened has no engine.
-            let _ = self.0.context.committer.noticed(self.with_engine(Engine::check));
-        }
-    }
-
     /// The visible value of a key.
     pub fn get(&self, table: &TableName, key: &Key) -> Result<Option<Entry>> {
         self.read_table(table, None, |table| table.get(key))

@@ -61,6 +61,14 @@ impl Store {
         }
     }
 
+    /// Refuses writes from now on if the engine has failed while nobody asked anything of it. It moves rows by itself, and keeps its first error.
+    pub(in crate::storage) fn notice_failure(&self) {
+        if self.failure().is_none() {
+            // The error is what is noticed. A store that is being reopened has no engine.
+            let _ = self.0.context.committer.noticed(self.with_engine(Engine::check));
+        }
+    }
+
     /// Reopens the store as soon as the disk takes data. Returns false if the store is to be closed instead.
     fn recover(&self, attempts: &mut Attempts) -> bool {
         warn!(reason = self.failure(), "writes are refused; reads and subscriptions still work");
