@@ -32,11 +32,7 @@ const LATE_MAX_MS: u64 = 30_000;
 /// published. A row rewritten meanwhile is left for the next turn.
 pub fn announce(store: &Store) -> Result<Turn> {
     let now_ms = store.now_ms();
-    let expiry = store.with_engine(|engine| engine.tree(trees::EXPIRY))?;
-    // After the tree: it may be that of a storage that is being reopened, and a table of it be missing still.
-    if let Some(reason) = store.failure() {
-        return Err(Error::StorageFull(reason));
-    }
+    let expiry = store.index_of_garbage(trees::EXPIRY)?;
     let due: Vec<(Slice, Slice)> =
         store.due_entries(&expiry, now_ms).take(ANNOUNCED_MAX).collect::<Result<_>>()?;
     let mut ends = Vec::new();

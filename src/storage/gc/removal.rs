@@ -12,7 +12,6 @@ use crate::{
         table::{
             Table, chunks,
             due_index::{self, removal_floor_ms},
-            floors::above,
             partition::Partition,
             record::{Head, Record},
             trees::{self, Trees},
@@ -80,15 +79,9 @@ impl<'a> Entry<'a> {
 impl Garbage {
     /// Removes some of what is due. Returns how much, and whether there may be more.
     fn remove(&self, store: &Store) -> Result<(u64, bool)> {
-        let tree = store.with_engine(|engine| engine.tree(self.tree))?;
-        // After the tree: it may be that of a storage that is being reopened, and a table of it be missing still.
-        if let Some(reason) = store.failure() {
-            return Err(Error::StorageFull(reason));
-        }
-        let due = tree.range(&[], Some(&above(self.to_ms))).take(SWEEP_ROWS_MAX);
-        // Unreadable entries are skipped: the tree is rebuilt.
-        let due = due.filter(|item| !matches!(item, Err(Error::Corrupt(_))));
-        let due: Vec<(Slice, Slice)> = due.collect::<Result<_>>()?;
+        let tree = store.index_of_garbage(self.tree)?;
+        let due: Vec<(Slice, Slice)> =
+            store.due_entries(&tree, self.to_ms).take(SWEEP_ROWS_MAX).collect::<Result<_>>()?;
         let entries = due.iter().map(|(entry, value)| Entry::parse(entry, value)).collect::<Option<Vec<_>>>();
         let Some(mut entries) = entries else {
             return Err(Error::Corrupt(format!(

@@ -67,6 +67,19 @@ pub fn removal_floor_ms(head: &Head) -> Option<u64> {
 }
 
 impl Store {
+    /// An index of eventual tables, while writes are taken.
+    ///
+    /// # Errors
+    /// `StorageFull`, `NotReady`.
+    pub(in crate::storage) fn index_of_garbage(&self, name: &str) -> Result<Tree> {
+        let tree = self.with_engine(|engine| engine.tree(name))?;
+        // After the tree: it may be that of a storage that is being reopened, and a table of it be missing still.
+        match self.failure() {
+            Some(reason) => Err(Error::StorageFull(reason)),
+            None => Ok(tree),
+        }
+    }
+
     /// The entries of an index up to an instant (Unix milliseconds), as far as they can be read. What cannot is reported, and the index is rebuilt.
     pub(in crate::storage) fn due_entries(
         &self,
