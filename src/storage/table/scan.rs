@@ -8,7 +8,7 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 use super::{
     Entry, Found, Table,
     lost::has_keys_between,
-    row::{PARTITIONS, key_of},
+    row::{PARTITIONS, key_bytes, key_of},
     trees::Trees,
 };
 use crate::{
@@ -193,7 +193,7 @@ fn count_part(table: &Table, range: &Range, counting: &Counting, rows_max: usize
                 counted.incomplete |= visible.is_none();
                 rows_left -= 1;
                 if rows_left == 0 {
-                    let from = Some(gaps::successor(&row[1..]));
+                    let from = Some(gaps::successor(key_bytes(&row)));
                     return Ok(Counting { counted, partition: number, from });
                 }
             }
